@@ -1,0 +1,3 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Programs of memory-management operations, the shadow model that knows what
+//! must come of them, and the executor that runs them under KCOV.

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Boots a kernel in a virtual machine, runs a plan in it and tells what
+//! happened as one stream of events.
+//!
+//! The host side asks virtme-ng for the QEMU command, starts QEMU itself so
+//! that nothing outlives the runner, and reads events from a side channel. The
+//! guest side is `hugeprobe-guest`, the first process of the guest.
+//!
+//! Nothing in this crate knows a report format.
+
+pub mod event;
+pub mod plan;

@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a guest shall do: plain data that the host writes to `plan.json` and
+//! `hugeprobe-guest` reads through the guest's root.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::TestId;
+
+/// The whole plan of one guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// What to prepare before the job.
+    pub setup: Setup,
+    /// What to do.
+    pub job: Job,
+}
+
+/// What the guest prepares before it starts its job.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Size of the zram swap device in MiB; 0 for none.
+    pub swap_mib: u64,
+    /// Kernel modules to load, in order: absolute paths of `.ko` files, each
+    /// with its parameters.
+    pub modules: Vec<Module>,
+    /// Host directories to mount read-write at the same path (9p).
+    pub shares: Vec<Share>,
+}
+
+/// A kernel module and its parameters.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Module {
+    /// Absolute path of the `.ko` file.
+    pub path: PathBuf,
+    /// Parameters as `insmod` takes them, space separated.
+    #[serde(default)]
+    pub parameters: String,
+    /// Whether the guest goes on without it when it cannot be loaded.
+    #[serde(default)]
+    pub optional: bool,
+}
+
+/// A host directory that the guest may write to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// 9p mount tag.
+    pub tag: String,
+    /// Where it is on the host, and where the guest mounts it.
+    pub path: PathBuf,
+}
+
+/// The work of a guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Job {
+    /// Run tests one after another, each in a process of its own.
+    Tests(Vec<PlannedTest>),
+    /// Run one command to its end.
+    Exec(Command),
+}
+
+/// One test as the guest runs it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlannedTest {
+    /// What reports call it.
+    pub id: TestId,
+    /// The test program: absolute path, readable in the guest.
+    pub program: PathBuf,
+    /// The name that the test program itself knows it by.
+    pub raw_name: String,
+    /// Time limit in seconds.
+    pub timeout_s: u32,
+}
+
+/// A command to run in the guest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+    /// Environment variables, added to the guest's few.
+    pub env: Vec<(String, String)>,
+    /// Working directory.
+    pub cwd: PathBuf,
+}
