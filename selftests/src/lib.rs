@@ -1,2 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the test programs share: mappings, counters, page state, faults.
+//!
+//! One noun per module. A test reads: [`enter!`], settings, mapping, proof of
+//! the precondition, snapshot, operation, checks.
+
+pub mod counters;
+pub mod guard;
+pub mod mapping;
+pub mod outcome;
+pub mod pattern;
+pub mod settings;

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Snapshots of the kernel's counters and exact expectations about what an
+//! operation does to them.
+//!
+//! Names: `thp_split_pmd` is a line of `/proc/vmstat`; `2048kB/nr_anon` a file
+//! of `/sys/kernel/mm/transparent_hugepage/hugepages-2048kB/stats`;
+//! `VmPTE` (capital first letter) a line of `/proc/self/status`;
+//! `meminfo/SwapFree` a line of `/proc/meminfo`. Values in kB stay in kB.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+
+use crate::not_applicable;
+
+/// Counters at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    values: BTreeMap<String, i64>,
+}
+
+impl Snapshot {
+    /// Reads vmstat, meminfo, this process's status and the statistics of
+    /// PMD-sized THPs.
+    pub fn take() -> Self {
+        Self::of_sizes(&[2048])
+    }
+
+    /// As [`Self::take`] with the statistics of every THP size.
+    pub fn all_sizes() -> Self {
+        Self::of_sizes(&thp_sizes_kib())
+    }
+
+    fn of_sizes(kib: &[u32]) -> Self {
+        // Node and zone counters are kept per CPU and folded now and then;
+        // this folds them now. Absent without CONFIG_SMP, where nothing needs it.
+        let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let mut values = parse_lines(&read("/proc/vmstat"), "");
+        values.extend(parse_lines(&read("/proc/self/status"), ""));
+        values.extend(parse_lines(&read("/proc/meminfo"), "meminfo/"));
+        for size in kib {
+            values.extend(read_thp_stats(*size));
+        }
+        Self { values }
+    }
+
+    /// The value of a counter, or `None` where the kernel has no such counter.
+    pub fn get(&self, name: &str) -> Option<i64> {
+        self.values.get(name).copied()
+    }
+
+    /// What happened to a counter from this snapshot to `after`.
+    pub fn delta(&self, after: &Self, name: &str) -> Option<i64> {
+        Some(after.get(name)? - self.get(name)?)
+    }
+}
+
+/// THP sizes in KiB that this kernel has statistics or settings for.
+pub fn thp_sizes_kib() -> Vec<u32> {
+    let Ok(folder) = fs::read_dir(crate::settings::THP) else {
+        return Vec::new();
+    };
+    let mut sizes: Vec<u32> = folder
+        .flatten()
+        .filter_map(|entry| parse_thp_folder(entry.file_name().to_str()?))
+        .collect();
+    sizes.sort_unstable();
+    sizes
+}
+
+/// `hugepages-64kB` is 64.
+fn parse_thp_folder(name: &str) -> Option<u32> {
+    name.strip_prefix("hugepages-")?
+        .strip_suffix("kB")?
+        .parse()
+        .ok()
+}
+
+fn read_thp_stats(kib: u32) -> BTreeMap<String, i64> {
+    let folder = format!("{}/hugepages-{kib}kB/stats", crate::settings::THP);
+    let Ok(files) = fs::read_dir(folder) else {
+        return BTreeMap::new();
+    };
+    files
+        .flatten()
+        .filter_map(|file| {
+            let value = fs::read_to_string(file.path()).ok()?.trim().parse().ok()?;
+            Some((format!("{kib}kB/{}", file.file_name().to_str()?), value))
+        })
+        .collect()
+}
+
+/// Parses `name value`, `name: value` and `name: value kB` lines; others, such
+/// as masks and names, are left out.
+pub fn parse_lines(text: &str, prefix: &str) -> BTreeMap<String, i64> {
+    text.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let name = words.next()?.trim_end_matches(':');
+            let value = words.next()?.parse().ok()?;
+            matches!(words.next(), None | Some("kB")).then(|| (format!("{prefix}{name}"), value))
+        })
+        .collect()
+}
+
+/// What an operation shall do to the counters: every named one exactly so.
+///
+/// ```no_run
+/// # use selftests::counters::{Expect, Snapshot};
+/// let before = Snapshot::take();
+/// // the operation
+/// Expect::new()
+///     .delta("thp_split_pmd", 1)
+///     .unchanged(&["thp_split_page", "2048kB/nr_anon"])
+///     .check(&before);
+/// ```
+#[derive(Clone, Debug, Default)]
+#[must_use = "nothing is checked before `check` is called"]
+pub struct Expect {
+    deltas: Vec<(String, i64)>,
+}
+
+impl Expect {
+    /// Expects nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Expects that `name` changes by exactly `by`.
+    pub fn delta(mut self, name: &str, by: i64) -> Self {
+        self.deltas.push((name.to_string(), by));
+        self
+    }
+
+    /// Expects that none of `names` changes.
+    pub fn unchanged(mut self, names: &[&str]) -> Self {
+        self.deltas
+            .extend(names.iter().map(|name| (name.to_string(), 0)));
+        self
+    }
+
+    /// Compares now with `before`. A counter that this kernel does not have is
+    /// reported as not applicable, never taken for 0.
+    ///
+    /// # Panics
+    /// When a counter moved differently; the message names all of them.
+    #[track_caller]
+    pub fn check(&self, before: &Snapshot) {
+        let sizes = self.wanted_sizes();
+        self.check_between(before, &Snapshot::of_sizes(&sizes));
+    }
+
+    /// As [`Self::check`], between two snapshots.
+    ///
+    /// # Panics
+    /// As [`Self::check`].
+    #[track_caller]
+    pub fn check_between(&self, before: &Snapshot, after: &Snapshot) {
+        for name in self.absent(before, after) {
+            not_applicable!(name, "this kernel has no such counter");
+        }
+        if let Some(text) = self.violations(before, after) {
+            panic!("{text}");
+        }
+    }
+
+    fn wanted_sizes(&self) -> Vec<u32> {
+        let mut sizes: Vec<u32> = self
+            .deltas
+            .iter()
+            .filter_map(|(name, _)| name.split_once("kB/")?.0.parse().ok())
+            .collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes
+    }
+
+    fn absent(&self, before: &Snapshot, after: &Snapshot) -> Vec<&str> {
+        self.deltas
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .filter(|name| before.delta(after, name).is_none())
+            .collect()
+    }
+
+    /// Every violated expectation in words, or `None`.
+    pub fn violations(&self, before: &Snapshot, after: &Snapshot) -> Option<String> {
+        let mut text = String::new();
+        for (name, wanted) in &self.deltas {
+            let Some(found) = before.delta(after, name) else {
+                continue;
+            };
+            if found == *wanted {
+                continue;
+            }
+            let from = before.get(name).unwrap_or_default();
+            let line = match wanted {
+                0 => format!("expected {name} unchanged, found {found:+}"),
+                _ => format!("expected {name} {wanted:+}, found {found:+}"),
+            };
+            let _ = writeln!(text, "  {line} ({from} -> {})", from + found);
+        }
+        (!text.is_empty()).then(|| format!("counters:\n{}", text.trim_end()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(pairs: &[(&str, i64)]) -> Snapshot {
+        let values = pairs.iter().map(|(n, v)| (n.to_string(), *v)).collect();
+        Snapshot { values }
+    }
+
+    #[test]
+    fn vmstat_and_status_lines_are_parsed() {
+        let vmstat = parse_lines("nr_free_pages 1234\nthp_split_pmd 7\n", "");
+        assert_eq!(vmstat["thp_split_pmd"], 7);
+        let status = parse_lines(
+            "Name:\tpmd_split\nVmPTE:\t     124 kB\nUid:\t0\t0\t0\t0\nThreads:\t1\n",
+            "",
+        );
+        assert_eq!(status["VmPTE"], 124);
+        assert_eq!(status["Threads"], 1);
+        assert!(!status.contains_key("Name") && !status.contains_key("Uid"));
+        assert_eq!(
+            parse_lines("SwapFree: 8 kB\n", "meminfo/")["meminfo/SwapFree"],
+            8
+        );
+    }
+
+    #[test]
+    fn thp_folders_are_sizes() {
+        assert_eq!(parse_thp_folder("hugepages-2048kB"), Some(2048));
+        assert_eq!(parse_thp_folder("khugepaged"), None);
+    }
+
+    #[test]
+    fn violations_name_every_counter_that_moved_wrongly() {
+        let before = snapshot(&[("thp_split_pmd", 4), ("thp_split_page", 1), ("x", 0)]);
+        let after = snapshot(&[("thp_split_pmd", 6), ("thp_split_page", 2), ("x", 0)]);
+        let expect =
+            Expect::new()
+                .delta("thp_split_pmd", 1)
+                .unchanged(&["thp_split_page", "x", "absent"]);
+        let text = expect.violations(&before, &after).unwrap();
+        assert!(
+            text.contains("expected thp_split_pmd +1, found +2 (4 -> 6)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("expected thp_split_page unchanged, found +1 (1 -> 2)"),
+            "{text}"
+        );
+        assert!(!text.contains(" x "), "{text}");
+        assert_eq!(expect.absent(&before, &after), ["absent"]);
+    }
+
+    #[test]
+    fn exact_deltas_are_no_violation() {
+        let before = snapshot(&[("thp_split_pmd", 4)]);
+        let after = snapshot(&[("thp_split_pmd", 5)]);
+        let expect = Expect::new().delta("thp_split_pmd", 1);
+        assert_eq!(expect.violations(&before, &after), None);
+    }
+}

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! How a test says anything but pass and fail: `skip!`, [`xfail`],
+//! `not_applicable!`; and `enter!`, which keeps tests off the developer's own
+//! machine. Exit codes and line formats are those of docs/architecture.md,
+//! "How a test program talks".
+
+use std::any::Any;
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::settings;
+
+/// Exit code of an expected failure (KSFT_XFAIL).
+pub const EXIT_XFAIL: i32 = 2;
+/// Exit code of an unexpected pass (KSFT_XPASS).
+pub const EXIT_XPASS: i32 = 3;
+/// Exit code of a test that cannot run here (KSFT_SKIP).
+pub const EXIT_SKIP: i32 = 4;
+
+/// Set to `1` by whoever runs one test in a process of its own.
+const GUEST: &str = "HUGEPROBE_GUEST";
+/// Set to `1` by a developer who wants the tests on this very machine.
+const HOST: &str = "HUGEPROBE_HOST";
+
+/// First statement of every test: ends the test at once where it must not run.
+///
+/// - with `HUGEPROBE_GUEST=1` the body runs here;
+/// - with `HUGEPROBE_HOST=1` it runs in a new process of the same program, and
+///   what that process says becomes the result;
+/// - otherwise nothing runs and the test says so.
+#[macro_export]
+macro_rules! enter {
+    () => {
+        if !$crate::outcome::enter() {
+            return;
+        }
+    };
+}
+
+/// Ends the test: it cannot run here, and the reason says what is missing and
+/// which option, setting or argument would provide it.
+#[macro_export]
+macro_rules! skip {
+    ($($arg:tt)+) => {
+        $crate::outcome::skip(&format!($($arg)+))
+    };
+}
+
+/// States that one check of a test does not exist on this kernel:
+/// `not_applicable!("thp_split_pmd_failed", "no such counter")`.
+#[macro_export]
+macro_rules! not_applicable {
+    ($what:expr, $($why:tt)+) => {
+        println!("NOT APPLICABLE: {}: {}", $what, format!($($why)+))
+    };
+}
+
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| value == "1")
+}
+
+/// Whether settings of this machine may be changed: in a guest, or where the
+/// developer has said so.
+pub fn may_change_machine() -> bool {
+    is_set(GUEST) || is_set(HOST)
+}
+
+/// Does the work of [`enter!`]; `true` means that the body shall run.
+///
+/// # Panics
+/// With `HUGEPROBE_HOST=1`, when the test failed in its own process.
+pub fn enter() -> bool {
+    main_pid();
+    if is_set(GUEST) {
+        return true;
+    }
+    if !is_set(HOST) {
+        println!("SKIP: this test changes the machine; run it in a guest, or set {HOST}=1");
+        return false;
+    }
+    let thread = std::thread::current();
+    match thread.name() {
+        // libtest gives each test a thread of its name, unless it runs them
+        // one by one; then this process has to do.
+        Some("main") | None => true,
+        Some(test) => {
+            run_in_own_process(test);
+            false
+        }
+    }
+}
+
+fn run_in_own_process(test: &str) {
+    let program = std::env::current_exe().expect("a running program has a path");
+    let output = Command::new(program)
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(GUEST, "1")
+        .output()
+        .expect("a program that runs can be started again");
+    let text = String::from_utf8_lossy(&output.stdout);
+    print!("{text}");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    let passed = output.status.success() && text.contains("test result: ok. 1 passed");
+    let excused = matches!(output.status.code(), Some(EXIT_SKIP | EXIT_XFAIL));
+    assert!(passed || excused, "{test}: {}", output.status);
+}
+
+/// The process that `main` runs in, as opposed to its forked children.
+fn main_pid() -> u32 {
+    static PID: OnceLock<u32> = OnceLock::new();
+    *PID.get_or_init(std::process::id)
+}
+
+/// Does the work of [`skip!`].
+pub fn skip(reason: &str) -> ! {
+    leave(&format!("SKIP: {reason}"), EXIT_SKIP)
+}
+
+/// Runs a check that is known to fail and says why it may.
+///
+/// Ends the test as an expected failure when `check` panics, and as an
+/// unexpected pass when it does not: put everything else before it.
+pub fn xfail(reason: &str, check: impl FnOnce()) -> ! {
+    match catch_unwind(AssertUnwindSafe(check)) {
+        Err(panic) => {
+            println!("expected failure: {}", panic_message(&*panic));
+            leave(&format!("XFAIL: {reason}"), EXIT_XFAIL)
+        }
+        Ok(()) => leave(&format!("XPASS: no longer fails: {reason}"), EXIT_XPASS),
+    }
+}
+
+/// The text that a panic carries.
+pub fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()))
+        .unwrap_or_else(|| "a panic without a message".to_string())
+}
+
+fn leave(line: &str, code: i32) -> ! {
+    assert_eq!(
+        std::process::id(),
+        main_pid(),
+        "a child must not end the test: {line}"
+    );
+    // Nothing unwinds from here on, so no guard is dropped.
+    settings::restore_all();
+    let mut out = std::io::stdout();
+    // When nobody reads the line, the exit code still tells.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    std::process::exit(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_messages_of_both_kinds_are_found() {
+        let owned = catch_unwind(|| panic!("page {}", 7)).unwrap_err();
+        assert_eq!(panic_message(&*owned), "page 7");
+        let literal = catch_unwind(|| panic!("plain")).unwrap_err();
+        assert_eq!(panic_message(&*literal), "plain");
+    }
+}

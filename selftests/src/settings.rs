@@ -1,0 +1,212 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Values in sysfs, procfs and debugfs that restore themselves: when the guard
+//! is dropped, when the test panics, and when it ends by `skip!`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::{outcome, skip};
+
+/// Settings that are in force, oldest first: what [`restore_all`] undoes.
+static IN_FORCE: Mutex<Vec<Saved>> = Mutex::new(Vec::new());
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
+struct Saved {
+    number: u64,
+    path: PathBuf,
+    old: String,
+}
+
+impl Saved {
+    fn restore(&self) {
+        if let Err(error) = fs::write(&self.path, &self.old) {
+            eprintln!("cannot restore {}: {error}", self.path.display());
+        }
+    }
+}
+
+/// A changed setting; its old value returns when this is dropped.
+#[derive(Debug)]
+#[must_use = "the setting is restored as soon as this is dropped"]
+pub struct Setting {
+    number: u64,
+}
+
+impl Setting {
+    /// Writes `value` and remembers what was there.
+    ///
+    /// # Errors
+    /// The file's own errors; [`io::ErrorKind::InvalidInput`] when the kernel
+    /// took the value and then shows another one; `PermissionDenied` where
+    /// tests must not change the machine (see [`outcome::may_change_machine`]).
+    pub fn try_set(path: impl AsRef<Path>, value: &str) -> io::Result<Self> {
+        let path = path.as_ref();
+        if !outcome::may_change_machine() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "not in a guest",
+            ));
+        }
+        let old = current(path)?;
+        fs::write(path, value)?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let saved = Saved {
+            number,
+            path: path.to_path_buf(),
+            old,
+        };
+        IN_FORCE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(saved);
+        let setting = Self { number };
+        let now = current(path)?;
+        if same_value(&now, value) {
+            return Ok(setting);
+        }
+        let what = format!("wrote `{value}` to {}, it shows `{now}`", path.display());
+        Err(io::Error::new(io::ErrorKind::InvalidInput, what))
+    }
+
+    /// As [`Self::try_set`], and skips the test when the file is missing.
+    ///
+    /// # Panics
+    /// When the file is there and refuses the value.
+    #[track_caller]
+    pub fn set(path: impl AsRef<Path>, value: &str) -> Self {
+        let path = path.as_ref();
+        match Self::try_set(path, value) {
+            Ok(setting) => setting,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                skip!("no {}", path.display())
+            }
+            Err(error) => panic!("cannot set {} to `{value}`: {error}", path.display()),
+        }
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let mut in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = in_force.iter().position(|s| s.number == self.number) {
+            in_force.remove(at).restore();
+        }
+    }
+}
+
+/// Restores every setting in force, newest first.
+pub fn restore_all() {
+    let mut in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
+    while let Some(saved) = in_force.pop() {
+        saved.restore();
+    }
+}
+
+/// The value of a setting: the chosen word where the file lists its choices.
+///
+/// # Errors
+/// Those of reading the file.
+pub fn current(path: impl AsRef<Path>) -> io::Result<String> {
+    let text = fs::read_to_string(path)?;
+    let text = text.trim();
+    Ok(choice(text).unwrap_or(text).to_string())
+}
+
+/// The bracketed word of `always [madvise] never`.
+pub fn choice(text: &str) -> Option<&str> {
+    let (_, rest) = text.split_once('[')?;
+    let (word, _) = rest.split_once(']')?;
+    Some(word)
+}
+
+/// debugfs shows booleans as `Y` and `N`, whatever was written.
+fn same_value(shown: &str, written: &str) -> bool {
+    let plain = |text: &str| match text.trim() {
+        "Y" => "1".to_string(),
+        "N" => "0".to_string(),
+        other => other.to_string(),
+    };
+    plain(shown) == plain(written)
+}
+
+/// Folder of the settings of transparent huge pages.
+pub const THP: &str = "/sys/kernel/mm/transparent_hugepage";
+
+/// THP of PMD size by `MADV_HUGEPAGE` only, every other size never, and
+/// nothing in the background that could move a counter: khugepaged, KSM, NUMA
+/// balancing and proactive compaction rest.
+pub fn quiet() -> Vec<Setting> {
+    let mut settings = quiet_background();
+    settings.push(Setting::set(format!("{THP}/enabled"), "madvise"));
+    settings.push(Setting::set(format!("{THP}/defrag"), "madvise"));
+    for kib in other_thp_sizes() {
+        settings.push(Setting::set(
+            format!("{THP}/hugepages-{kib}kB/enabled"),
+            "never",
+        ));
+    }
+    // Kernels without sizes of their own (before 6.8) only have the global one.
+    let pmd_size = format!("{THP}/hugepages-2048kB/enabled");
+    if Path::new(&pmd_size).exists() {
+        settings.push(Setting::set(pmd_size, "inherit"));
+    }
+    settings
+}
+
+/// The part of [`quiet`] that stops background work and leaves sizes alone.
+pub fn quiet_background() -> Vec<Setting> {
+    let hour_ms = "3600000";
+    [
+        // One page at a time and then an hour of sleep is as good as stopped.
+        (
+            "/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan",
+            "1",
+        ),
+        (
+            "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
+            hour_ms,
+        ),
+        (
+            "/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs",
+            hour_ms,
+        ),
+        ("/sys/kernel/mm/ksm/run", "0"),
+        ("/proc/sys/kernel/numa_balancing", "0"),
+        ("/proc/sys/vm/compaction_proactiveness", "0"),
+    ]
+    .into_iter()
+    .filter(|(path, _)| Path::new(path).exists())
+    .map(|(path, value)| Setting::set(path, value))
+    .collect()
+}
+
+/// Sizes in KiB of all THPs smaller than a PMD that this kernel can make.
+fn other_thp_sizes() -> Vec<u32> {
+    crate::counters::thp_sizes_kib()
+        .into_iter()
+        .filter(|kib| *kib != 2048)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bracketed_choice_is_found() {
+        assert_eq!(choice("always [madvise] never"), Some("madvise"));
+        assert_eq!(choice("always defer [never]\n"), Some("never"));
+        assert_eq!(choice("4096"), None);
+    }
+
+    #[test]
+    fn booleans_compare_across_their_spellings() {
+        assert!(same_value("Y", "1"));
+        assert!(same_value("N\n", "0"));
+        assert!(!same_value("Y", "0"));
+        assert!(same_value("4096", "4096"));
+    }
+}
