@@ -4,7 +4,10 @@
 //! One noun per module. A test reads: [`enter!`], settings, mapping, proof of
 //! the precondition, snapshot, operation, checks.
 
+pub mod collapse;
+pub mod collapse_model;
 pub mod counters;
+pub mod folios;
 pub mod guard;
 pub mod mapping;
 pub mod outcome;

@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Drives khugepaged one pass at a time.
+//!
+//! Left alone, khugepaged scans when it likes, so a counter can only be bounded. Here it sleeps
+//! for an hour between passes and a write to `scan_sleep_millisecs` wakes it, which
+//! `__sleep_millisecs_store()` documents by doing it. With `pages_to_scan` large enough one
+//! awakening is one full scan of every registered process, so that every counter can be
+//! checked exactly, and "not collapsed" needs no waiting for time to pass.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io, thread};
+
+use nix::errno::Errno;
+
+use crate::collapse_model::{Knobs, MIN_ORDER, PMD_ORDER};
+use crate::settings::{self, Setting, THP};
+
+/// khugepaged's sleep between passes that nobody asks for.
+const HOUR_MS: u64 = 3_600_000;
+
+/// How long one pass may take: under emulation a pass over some tables takes milliseconds.
+const PASS_LIMIT: Duration = Duration::from_secs(20);
+
+/// How long khugepaged may sleep without the scan we asked for before it is woken again.
+const KICK_AGAIN: Duration = Duration::from_millis(200);
+
+/// Why khugepaged could not be driven.
+#[derive(Debug, thiserror::Error)]
+pub enum CollapseError {
+    /// No thread of that name: transparent huge pages are off in this kernel.
+    #[error("no khugepaged thread: is every THP size disabled?")]
+    NoThread,
+    /// No pass ended in time.
+    #[error("khugepaged made no full scan in {0:?}, state {1}")]
+    Stuck(Duration, char),
+    /// A knob could not be read.
+    #[error("failed to read {0}: {1}")]
+    Read(PathBuf, io::Error),
+    /// The mapping that registers this process could not be made.
+    #[error("failed to register the process with khugepaged: {0}")]
+    Register(#[from] Errno),
+}
+
+/// What khugepaged calls its sizes: `hugepages-64kB` for order 4.
+pub fn size_dir(order: u8) -> PathBuf {
+    format!("{THP}/hugepages-{}kB", 4u64 << order).into()
+}
+
+/// Whether this kernel collapses to sizes below PMD: it then counts the attempts by size.
+pub fn collapses_mthp() -> bool {
+    size_dir(MIN_ORDER).join("stats/collapse_alloc").exists()
+}
+
+/// The only user of khugepaged while it lives; restores every knob at the end.
+pub struct Khugepaged {
+    pid: i32,
+    settings: Vec<Setting>,
+}
+
+impl Khugepaged {
+    /// Quiets khugepaged, registers this process with it and sets `knobs`. Only mappings under
+    /// `MADV_HUGEPAGE` are collapsed, so a test chooses the moment with that. `alloc_fails` and
+    /// `uffd_armed` are the test's own business. Skips the test when a knob is missing.
+    ///
+    /// # Errors
+    /// [`CollapseError`].
+    pub fn take(knobs: &Knobs) -> Result<Self, CollapseError> {
+        let mut settings = settings::quiet_background();
+        // Sizes first: khugepaged runs only while one is enabled.
+        let sizes = (MIN_ORDER..=PMD_ORDER)
+            .rev()
+            .map(|order| (order, size_dir(order).join("enabled")));
+        for (order, file) in sizes.filter(|(_, file)| file.exists()) {
+            let value = if knobs.orders.contains(order) {
+                "madvise"
+            } else {
+                "never"
+            };
+            settings.push(Setting::set(file, value));
+        }
+        for (file, value) in [
+            ("scan_sleep_millisecs", HOUR_MS),
+            ("alloc_sleep_millisecs", 0),
+            // More than all processes of a guest have: one awakening is one full scan.
+            ("pages_to_scan", 1 << 24),
+            ("defrag", 1),
+            ("max_ptes_none", knobs.none.into()),
+            ("max_ptes_swap", knobs.swap.into()),
+            ("max_ptes_shared", knobs.shared.into()),
+        ] {
+            settings.push(Setting::set(knob(file), &value.to_string()));
+        }
+        let me = Khugepaged {
+            pid: find_thread()?,
+            settings,
+        };
+        me.settle()?;
+        register()?;
+        me.settle()?;
+        Ok(me)
+    }
+
+    /// Lets khugepaged scan everything once more and returns when it sleeps again.
+    ///
+    /// # Errors
+    /// [`CollapseError::Stuck`] after 20 s.
+    pub fn pass(&self) -> Result<u64, CollapseError> {
+        self.settle()?;
+        let before = full_scans()?;
+        let start = Instant::now();
+        let mut kicked = None::<Instant>;
+        while full_scans()? == before {
+            if kicked.is_none_or(|at| at.elapsed() > KICK_AGAIN) && self.state()? == 'S' {
+                self.kick()?;
+                kicked = Some(Instant::now());
+            }
+            self.check_limit(start)?;
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.settle()?;
+        Ok(full_scans()? - before)
+    }
+
+    /// The thread's number, for `/proc/PID/make-it-fail`.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Changes one more file of `transparent_hugepage/` until the end.
+    pub fn set(&mut self, file: &str, value: &str) {
+        self.settings
+            .push(Setting::set(Path::new(THP).join(file), value));
+    }
+
+    /// A write of the value that is there wakes khugepaged up.
+    fn kick(&self) -> Result<(), CollapseError> {
+        let file = knob("scan_sleep_millisecs");
+        fs::write(&file, HOUR_MS.to_string()).map_err(|e| CollapseError::Read(file, e))
+    }
+
+    /// Waits until khugepaged sleeps for good: twice seen asleep, a tick apart.
+    fn settle(&self) -> Result<(), CollapseError> {
+        let start = Instant::now();
+        let mut asleep = 0;
+        while asleep < 2 {
+            asleep = if self.state()? == 'S' { asleep + 1 } else { 0 };
+            self.check_limit(start)?;
+            thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    fn check_limit(&self, start: Instant) -> Result<(), CollapseError> {
+        match start.elapsed() {
+            elapsed if elapsed > PASS_LIMIT => Err(CollapseError::Stuck(elapsed, self.state()?)),
+            _ => Ok(()),
+        }
+    }
+
+    fn state(&self) -> Result<char, CollapseError> {
+        let stat = read(format!("/proc/{}/stat", self.pid).into())?;
+        // "PID (comm) S ...": the command's name may hold anything but ends at the last bracket.
+        Ok(stat
+            .rsplit(')')
+            .next()
+            .and_then(|rest| rest.trim_start().chars().next())
+            .unwrap_or('?'))
+    }
+}
+
+/// Completed scans of all registered processes since boot.
+///
+/// # Errors
+/// [`CollapseError::Read`].
+pub fn full_scans() -> Result<u64, CollapseError> {
+    let file = knob("full_scans");
+    let text = read(file.clone())?;
+    text.trim()
+        .parse()
+        .map_err(|_| CollapseError::Read(file, io::ErrorKind::InvalidData.into()))
+}
+
+fn knob(file: &str) -> PathBuf {
+    format!("{THP}/khugepaged/{file}").into()
+}
+
+fn read(file: PathBuf) -> Result<String, CollapseError> {
+    fs::read_to_string(&file).map_err(|e| CollapseError::Read(file, e))
+}
+
+/// Kernel threads are children of kthreadd, process 2, so no user process can pose as one.
+fn find_thread() -> Result<i32, CollapseError> {
+    let children = read("/proc/2/task/2/children".into())?;
+    children
+        .split_whitespace()
+        .filter_map(|pid| pid.parse().ok())
+        .find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/comm"))
+                .is_ok_and(|comm| comm.trim() == "khugepaged")
+        })
+        .ok_or(CollapseError::NoThread)
+}
+
+/// Puts this process on khugepaged's list, where it stays. Entering an empty list wakes
+/// khugepaged at once, which must not happen in the middle of a test.
+fn register() -> Result<(), Errno> {
+    const SIZE: usize = 4 << 20;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a fresh mapping which nobody else knows; it is unmapped below. The written byte
+    // lies inside it.
+    unsafe {
+        let start = libc::mmap(std::ptr::null_mut(), SIZE, prot, flags, -1, 0);
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        start.cast::<u8>().write_volatile(1);
+        let registered = Errno::result(libc::madvise(start, SIZE, libc::MADV_HUGEPAGE));
+        Errno::result(libc::munmap(start, SIZE))
+            .and(registered)
+            .map(drop)
+    }
+}
