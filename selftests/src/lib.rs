@@ -7,9 +7,13 @@
 pub mod collapse;
 pub mod collapse_model;
 pub mod counters;
+pub mod dax;
 pub mod folios;
 pub mod guard;
+pub mod iomem;
 pub mod mapping;
+pub mod memtype;
 pub mod outcome;
 pub mod pattern;
+pub mod pfndev;
 pub mod settings;

@@ -194,6 +194,24 @@ impl Region {
         Ok(())
     }
 
+    /// Maps `file` from `offset` over `range`, replacing what is there; shared.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn map_file(
+        &mut self,
+        range: Range<usize>,
+        file: &File,
+        offset: usize,
+        prot: Prot,
+    ) -> Result<(), Errno> {
+        let absolute = self.absolute(&range);
+        self.map_over(range, prot, libc::MAP_SHARED, file.as_raw_fd(), offset)?;
+        self.disown(&absolute);
+        self.owned.push(absolute);
+        Ok(())
+    }
+
     fn map_over(
         &self,
         range: Range<usize>,
