@@ -10,6 +10,7 @@ pub mod counters;
 pub mod dax;
 pub mod folios;
 pub mod guard;
+pub mod hmm;
 pub mod iomem;
 pub mod mapping;
 pub mod memtype;
