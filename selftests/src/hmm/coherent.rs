@@ -34,7 +34,9 @@ pub fn open_huge() -> Dmirror {
     let region = Region::private(PMD).expect("2 MiB can be mapped");
     region
         .madvise(region.all(), Advice::HugePage)
-        .unwrap_or_else(|errno| skip!("MADV_HUGEPAGE: {errno}: CONFIG_TRANSPARENT_HUGEPAGE is off"));
+        .unwrap_or_else(|errno| {
+            skip!("MADV_HUGEPAGE: {errno}: CONFIG_TRANSPARENT_HUGEPAGE is off")
+        });
     FIRST.fill_all(&region);
     let span = Span::of(&region, 0..PAGES_PER_PMD);
     let system = PageState::system(Access::Write, Level::Pmd);

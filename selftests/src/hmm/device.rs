@@ -352,7 +352,10 @@ impl Dmirror {
     }
 
     fn returning(&self, op: Op, span: Span) -> Result<Reply, Refusal> {
-        assert!(span.pages <= MIRROR_PAGES, "{span:x?} is larger than the mirror");
+        assert!(
+            span.pages <= MIRROR_PAGES,
+            "{span:x?} is larger than the mirror"
+        );
         hazards::spoil(&self.mirror, span.pages);
         self.seen.set(span.pages);
         self.command(op, span, self.mirror.addr() as u64)
@@ -368,9 +371,8 @@ impl Dmirror {
         // SAFETY: `arguments` is what every command of this driver takes; the
         // memory at `ptr` is the mirror or a slice that the caller borrowed,
         // long enough for `npages`, which the callers see to.
-        let status = unsafe {
-            libc::ioctl(self.file.as_raw_fd(), op.request(), &raw mut arguments)
-        };
+        let status =
+            unsafe { libc::ioctl(self.file.as_raw_fd(), op.request(), &raw mut arguments) };
         let reply = Reply {
             cpages: arguments.cpages,
             faults: arguments.faults,

@@ -120,7 +120,10 @@ pub(super) fn before_fail_alloc(device: &Dmirror) {
         device.node()
     );
     let free = free_huge_pages();
-    assert!(free >= 4, "only {free} huge pages are free: the driver may fail for real");
+    assert!(
+        free >= 4,
+        "only {free} huge pages are free: the driver may fail for real"
+    );
 }
 
 /// RELEASE takes a new page for every one it evicts, and does not check that
