@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use anyhow::Error;
+
 /// How the command ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -52,3 +54,50 @@ impl From<Exit> for ExitCode {
         Self::from(exit.code())
     }
 }
+
+/// An error that knows how the command must end. Errors that nobody gave a
+/// code to count as [`Exit::Infrastructure`]: they say nothing about the kernel.
+#[derive(Debug)]
+pub struct Failure {
+    /// How the command ends.
+    pub exit: Exit,
+    /// What to print.
+    pub error: Error,
+}
+
+impl Failure {
+    /// A failure with a message of its own.
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            error: Error::msg(message.into()),
+        }
+    }
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            exit: Exit::Infrastructure,
+            error: error.into(),
+        }
+    }
+}
+
+/// Gives an error its exit code.
+pub trait OrExit<T> {
+    /// Turns any error into a [`Failure`] with this code.
+    fn or_exit(self, exit: Exit) -> Result<T, Failure>;
+}
+
+impl<T, E: Into<Error>> OrExit<T> for Result<T, E> {
+    fn or_exit(self, exit: Exit) -> Result<T, Failure> {
+        self.map_err(|error| Failure {
+            exit,
+            error: error.into(),
+        })
+    }
+}
+
+/// What every command returns.
+pub type Outcome = Result<Exit, Failure>;

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: GPL-2.0-only
+# A thin front with kselftest's habits: one line per goal, all logic is in the
+# hugeprobe command. `make help` lists goals and variables.
+
+CARGO ?= cargo
+HUGEPROBE = target/x86_64-unknown-linux-gnu/debug/hugeprobe
+
+kernel_args = $(if $(KDIR),--kdir '$(KDIR)') $(if $(KERNEL),--kernel '$(KERNEL)') $(if $(KVER),--kver '$(KVER)') \
+	$(if $(PROFILE),--profile '$(PROFILE)') $(if $(JOBS),--jobs '$(JOBS)')
+guest_args = $(if $(CPUS),--cpus '$(CPUS)') $(if $(MEM),--mem '$(MEM)')
+tests_args = $(if $(TESTS),--tests '$(TESTS)') $(TARGETS)
+run_args = $(kernel_args) $(guest_args) $(if $(O),--output '$(O)') $(if $(TIMEOUT),--timeout '$(TIMEOUT)') \
+	$(if $(filter-out 0,$(V)),--verbose) $(tests_args)
+
+.PHONY: run_tests list kernel doctor matrix test install clean help hugeprobe
+.DEFAULT_GOAL := run_tests
+
+run_tests: hugeprobe ## Build the kernel, boot it, run the tests in it, report (default)
+	@$(HUGEPROBE) run $(run_args)
+list: hugeprobe ## List the tests
+	@$(HUGEPROBE) list $(tests_args)
+kernel: hugeprobe ## Fetch, configure and build the kernel
+	@$(HUGEPROBE) kernel build $(kernel_args)
+doctor: hugeprobe ## Check what this machine can do
+	@$(HUGEPROBE) doctor
+matrix: KVER ?= 6.12,7.2,7.3
+matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one report
+	@$(HUGEPROBE) run $(run_args)
+test: ## The project's own tests, in real virtual machines too
+	@$(CARGO) test --workspace
+install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=)
+	@$(HUGEPROBE) install $(INSTALL_PATH)
+clean: ## Remove what cargo built (kernels stay cached: see `hugeprobe doctor`)
+	@$(CARGO) clean
+help: ## This text
+	@sed -n 's/^\([a-z_]*\):.*## /  \1|/p' Makefile | column -ts'|'
+	@echo "Variables:"
+	@sed -n 's/^#= /  /p' Makefile
+#= KDIR=dir       kernel tree to build; it is never written to
+#= KERNEL=image   built bzImage to boot, or debian for the archive's own
+#= KVER=version   kernel to fetch, such as 7.2 (default: the newest)
+#= PROFILE=name   selftest, lean, kasan, lockdep or kcov
+#= TARGETS="..."  targets to run (default: all)
+#= TESTS=regex    only tests whose target.name matches
+#= O=dir          results folder (default: results/<time>)
+#= CPUS= MEM=     CPUs and memory of the guest, such as MEM=6G
+#= TIMEOUT=secs   time limit for one test
+#= JOBS=n         build jobs
+#= V=1            show the kernel log and passing tests' output too
+
+hugeprobe:
+	@$(CARGO) build --quiet --package hugeprobe

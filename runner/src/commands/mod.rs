@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One module for each verb. Each has a `run` that `main` calls.
+
+pub mod completions;
+pub mod list;
+pub mod man;
