@@ -6,6 +6,7 @@
 
 pub mod collapse;
 pub mod collapse_model;
+pub mod child;
 pub mod counters;
 pub mod dax;
 pub mod folios;
@@ -15,6 +16,8 @@ pub mod iomem;
 pub mod mapping;
 pub mod memtype;
 pub mod outcome;
+pub mod pagemap;
 pub mod pattern;
 pub mod pfndev;
 pub mod settings;
+pub mod thp;
