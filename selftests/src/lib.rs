@@ -4,9 +4,9 @@
 //! One noun per module. A test reads: [`enter!`], settings, mapping, proof of
 //! the precondition, snapshot, operation, checks.
 
+pub mod child;
 pub mod collapse;
 pub mod collapse_model;
-pub mod child;
 pub mod counters;
 pub mod dax;
 pub mod folios;
