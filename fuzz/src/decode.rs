@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Programs from bytes. Each step is drawn from the state that the steps before
+//! it would leave (`model`), so that most operations meet live memory.
+
+use arbitrary::{Result, Unstructured};
+
+use crate::model::Model;
+use crate::program::{Context, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program, Step, Target};
+use crate::text;
+
+/// Reads a fuzzer's input: the text form, or, if it is not that, bytes from
+/// which a program is drawn. Never fails; the empty input is the empty program.
+pub fn from_input(data: &[u8], target: Target) -> Program {
+    match std::str::from_utf8(data).map(text::parse) {
+        Ok(Ok(program)) => program,
+        _ => from_bytes(data, target),
+    }
+}
+
+/// Draws a program from bytes; ends when they are used up.
+pub fn from_bytes(data: &[u8], target: Target) -> Program {
+    let mut u = Unstructured::new(data);
+    let mut model = Model::boxed();
+    model.start();
+    let mut program = Program::default();
+    while !u.is_empty() && program.steps.len() < MAX_STEPS {
+        let Ok(step) = draw_step(&mut u, &model, target) else {
+            break;
+        };
+        model.assume(&step);
+        program.steps.push(step);
+    }
+    program
+}
+
+/// Draws one step that fits the state `model`.
+pub fn draw_step(u: &mut Unstructured<'_>, model: &Model, target: Target) -> Result<Step> {
+    let process = draw_process(u, model)?;
+    let context = Context { model, process };
+    let name = draw_name(u, target, model, process)?;
+    let mut op = Op::draw(name, u, &context)?;
+    fit(&mut op, u, &context)?;
+    Ok(Step {
+        process: Proc(process as u8),
+        op,
+    })
+}
+
+/// A process that lives.
+fn draw_process(u: &mut Unstructured<'_>, model: &Model) -> Result<usize> {
+    let first = if u.ratio(1, 2)? {
+        0
+    } else {
+        u.int_in_range(0..=PROCESSES - 1)?
+    };
+    Ok((0..PROCESSES)
+        .map(|i| (first + i) % PROCESSES)
+        .find(|&p| model.alive(p))
+        .unwrap_or(0))
+}
+
+/// How often each operation is drawn, by target: mm, hmm, collapse, pfnmap.
+const WEIGHTS: &[(&str, [u16; 4])] = &[
+    ("mmap", [8, 8, 8, 4]),
+    ("munmap", [5, 5, 3, 5]),
+    ("mprotect", [7, 5, 3, 5]),
+    ("mremap", [7, 5, 3, 5]),
+    ("madvise", [16, 12, 30, 4]),
+    ("mlock", [2, 2, 1, 1]),
+    ("mlock-onfault", [1, 1, 1, 1]),
+    ("munlock", [2, 1, 1, 1]),
+    ("read", [6, 6, 6, 6]),
+    ("write", [16, 16, 16, 10]),
+    ("fork", [4, 4, 3, 5]),
+    ("exit", [1, 1, 1, 2]),
+    ("clear-refs", [4, 3, 2, 1]),
+    ("verify", [1, 1, 1, 1]),
+    ("uffd-register", [3, 2, 1, 0]),
+    ("uffd-unregister", [1, 1, 0, 0]),
+    ("uffd-protect", [4, 3, 1, 0]),
+    ("uffd-unprotect", [2, 1, 1, 0]),
+    ("system", [2, 2, 4, 1]),
+    ("remote", [2, 2, 1, 1]),
+];
+
+/// The name of an operation. Where nothing is mapped, `mmap`.
+fn draw_name(
+    u: &mut Unstructured<'_>,
+    target: Target,
+    model: &Model,
+    process: usize,
+) -> Result<&'static str> {
+    if !model.in_use(process) {
+        return Ok("mmap");
+    }
+    let column = Target::ALL.iter().position(|t| *t == target).unwrap_or(0);
+    let total: u16 = WEIGHTS.iter().map(|(_, w)| w[column]).sum();
+    let mut at = u.int_in_range(0..=total - 1)?;
+    for (name, weights) in WEIGHTS {
+        if at < weights[column] {
+            return Ok(name);
+        }
+        at -= weights[column];
+    }
+    Ok("verify")
+}
+
+/// Mostly cuts the range to what is mapped, so that the operation succeeds.
+fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<()> {
+    let inside = u.ratio(9, 10)?;
+    let maps = matches!(op, Op::Mmap { .. });
+    if let Op::Mremap { len, new, how, .. } = op
+        && (*how == crate::program::Move::Dontunmap || u.ratio(2, 3)?)
+    {
+        *new = *len;
+    }
+    let Some((at, len)) = op.span() else {
+        return Ok(());
+    };
+    if inside && !maps {
+        let live = context.model.run(context.process, at.page());
+        if live > 0 {
+            *len = Len(len.0.min(live as u16));
+        }
+    }
+    *len = Len(len.0.min((PAGES - at.page()) as u16));
+    let pages = *len;
+    if let Op::Mremap {
+        new,
+        how: crate::program::Move::Dontunmap,
+        ..
+    } = op
+    {
+        *new = pages;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_operation_has_a_weight() {
+        for name in Op::NAMES {
+            assert!(
+                WEIGHTS.iter().any(|(n, _)| n == name),
+                "{name} is never drawn"
+            );
+        }
+        assert_eq!(WEIGHTS.len(), Op::NAMES.len());
+    }
+
+    #[test]
+    fn a_text_input_is_read_as_text() {
+        let program = from_input(b"p0 verify\n", Target::Mm);
+        assert_eq!(text::print(&program), "p0 verify\n");
+    }
+}

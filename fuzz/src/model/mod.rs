@@ -1,0 +1,393 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The shadow model: what every page of every process must contain and permit.
+//!
+//! Pure: no system calls. The executor tells it what an operation returned, and
+//! learns whether that was right and which pages to look at. All state is plain
+//! data without pointers, so that the processes of a program share one model
+//! in shared memory; whoever has the turn updates it.
+
+mod advice;
+mod memory;
+pub mod page;
+mod process;
+mod track;
+
+#[cfg(test)]
+mod tests;
+
+use page::{Flags, Page, stamp};
+
+use crate::program::{Clear, Op, PAGES, PROCESSES, SLOT_PAGES, SLOTS, Step};
+
+/// Shared objects that one program can make.
+pub const OBJECTS: usize = 16;
+/// Pages of the stamped file; an access behind its end is a SIGBUS.
+pub const FILE_PAGES: usize = 1024;
+
+/// What a load or store must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It completes.
+    Done,
+    /// SIGSEGV.
+    Segv,
+    /// SIGBUS.
+    Bus,
+    /// It completes or gives SIGBUS.
+    DoneOrBus,
+}
+
+/// An operation that returned what it must not return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unexpected {
+    /// What it had to return: 0 or an errno.
+    pub wanted: i32,
+    /// What it returned.
+    pub got: i32,
+}
+
+/// What the executor can find out for the model after an operation failed.
+pub trait Facts {
+    /// Whether anything is mapped at the page, in the process that acts.
+    fn mapped(&self, page: usize) -> bool;
+}
+
+/// Slots of the acting process whose pages may have changed: bit i for slot i.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Touched(pub u8);
+
+impl Touched {
+    /// Every slot.
+    pub const ALL: Self = Self((1 << SLOTS) - 1);
+
+    /// The slots of a range of pages.
+    pub fn range(at: usize, len: usize) -> Self {
+        let last = (at + len.max(1) - 1).min(PAGES - 1) / SLOT_PAGES;
+        Self((at / SLOT_PAGES..=last).fold(0, |set, slot| set | 1 << slot))
+    }
+
+    /// Both.
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether the slot is one of them.
+    pub fn has(self, slot: usize) -> bool {
+        self.0 & 1 << slot != 0
+    }
+}
+
+/// One process.
+#[repr(C)]
+pub struct Process {
+    /// Every page of the arena.
+    pub pages: [Page; PAGES],
+    alive: bool,
+    /// 0 without userfaultfd, 1 asynchronous, 2 SIGBUS.
+    uffd: u8,
+    /// How much is locked is not determined.
+    lock_unsure: bool,
+}
+
+/// The model. All zeros is a valid value: no process lives.
+#[repr(C)]
+pub struct Model {
+    processes: [Process; PROCESSES],
+    objects: [[u64; PAGES]; OBJECTS],
+    object_pages: [u16; OBJECTS],
+    used_objects: u16,
+    version: u32,
+}
+
+/// What an operation has to return.
+enum Wanted {
+    /// Exactly 0, or exactly this errno.
+    Exactly(i32),
+    /// 0 or any of these.
+    OrAny(&'static [i32]),
+}
+
+impl Model {
+    /// An empty model on the heap.
+    pub fn boxed() -> Box<Self> {
+        // SAFETY: Model is plain data (integers, bools, arrays of them); all
+        // zeros is a valid value of each.
+        unsafe { Box::<Self>::new_zeroed().assume_init() }
+    }
+
+    /// Forgets everything; then only the first process lives, and maps nothing.
+    pub fn start(&mut self) {
+        for process in &mut self.processes {
+            if process.alive {
+                process.clear();
+            }
+        }
+        for object in &mut self.objects[..usize::from(self.used_objects)] {
+            object.fill(0);
+        }
+        self.used_objects = 0;
+        self.version = 0;
+        self.processes[0].alive = true;
+    }
+
+    /// Whether the process lives.
+    pub fn alive(&self, process: usize) -> bool {
+        self.processes[process].alive
+    }
+
+    /// The pages of a process.
+    pub fn pages(&self, process: usize) -> &[Page; PAGES] {
+        &self.processes[process].pages
+    }
+
+    /// Whether anything is mapped in the process.
+    pub fn in_use(&self, process: usize) -> bool {
+        (0..SLOTS).any(|slot| self.slot_in_use(process, slot))
+    }
+
+    /// Whether anything is mapped in the slot.
+    pub fn slot_in_use(&self, process: usize, slot: usize) -> bool {
+        let pages = &self.processes[process].pages[slot * SLOT_PAGES..][..SLOT_PAGES];
+        pages.iter().any(|page| page.flags.has(Flags::MAPPED))
+    }
+
+    /// Number of mapped pages from `at` on, without a hole.
+    pub fn run(&self, process: usize, at: usize) -> usize {
+        let pages = &self.processes[process].pages[at..];
+        pages
+            .iter()
+            .take_while(|page| page.flags.has(Flags::MAPPED))
+            .count()
+    }
+
+    /// Pages that count as locked, unless that is not determined.
+    pub fn locked(&self, process: usize) -> Option<usize> {
+        let process = &self.processes[process];
+        let count = process
+            .pages
+            .iter()
+            .filter(|page| page.flags.has(Flags::LOCKED))
+            .count();
+        (!process.lock_unsure).then_some(count)
+    }
+
+    /// The stamp that a load from the page must find, and whether zero is right too.
+    pub fn content(&self, process: usize, page: usize) -> (u64, bool) {
+        let page = &self.processes[process].pages[page];
+        if page.flags.has(Flags::SHARED) {
+            let object = usize::from(page.object);
+            return (self.objects[object][usize::from(page.offset)], false);
+        }
+        (page.value, page.flags.has(Flags::LAZY))
+    }
+
+    /// What a load or store to the page must do.
+    pub fn effect(&self, process: usize, page: usize, store: bool) -> Effect {
+        let owner = &self.processes[process];
+        let page = &owner.pages[page];
+        let needed = if store { Flags::WRITE } else { Flags::READ };
+        if !page.flags.has(Flags::MAPPED.with(needed)) || page.flags.has(Flags::GUARD) {
+            return Effect::Segv;
+        }
+        if usize::from(page.offset) >= self.limit(page) {
+            return Effect::Bus;
+        }
+        if store && owner.uffd == 2 && page.flags.has(Flags::TRACKED) {
+            if page.flags.has(Flags::PROTECTED_UNSURE) {
+                return Effect::DoneOrBus;
+            }
+            if page.flags.has(Flags::PROTECTED) {
+                return Effect::Bus;
+            }
+        }
+        Effect::Done
+    }
+
+    /// Pages of the file or object behind the page.
+    fn limit(&self, page: &Page) -> usize {
+        if page.flags.has(Flags::SHARED) {
+            usize::from(self.object_pages[usize::from(page.object)])
+        } else if page.flags.has(Flags::FILE) {
+            FILE_PAGES
+        } else {
+            usize::MAX
+        }
+    }
+
+    /// The stamp for the next store; each is used once.
+    pub fn next_stamp(&mut self, process: usize, page: usize) -> u64 {
+        self.version += 1;
+        stamp(self.version, process, page)
+    }
+
+    /// A store of the stamp completed.
+    pub fn stored(&mut self, process: usize, page: usize, value: u64) {
+        let page = &mut self.processes[process].pages[page];
+        page.flags.clear(
+            Flags::PROTECTED
+                .with(Flags::PROTECTED_UNSURE)
+                .with(Flags::LAZY),
+        );
+        if page.flags.has(Flags::SHARED) {
+            self.objects[usize::from(page.object)][usize::from(page.offset)] = value;
+        } else {
+            page.value = value;
+            page.flags.set(Flags::DIRTY);
+        }
+    }
+
+    /// A page that may have been dropped was seen to be zero: it was dropped.
+    pub fn dropped(&mut self, process: usize, page: usize) {
+        let page = &mut self.processes[process].pages[page];
+        page.value = 0;
+        page.flags.clear(Flags::LAZY.with(Flags::DIRTY));
+        page.unsettle_protection();
+    }
+
+    /// The uffd-wp bit was seen where it was not determined.
+    pub fn settle_protection(&mut self, process: usize, page: usize, set: bool) {
+        let flags = &mut self.processes[process].pages[page].flags;
+        flags.clear(Flags::PROTECTED_UNSURE.with(Flags::PROTECTED));
+        if set {
+            flags.set(Flags::PROTECTED);
+        }
+    }
+
+    /// Whether the step does nothing: its process is dead, or what it needs is
+    /// not there. The executor must not carry it out.
+    pub fn skips(&self, step: &Step) -> bool {
+        let who = step.process.index();
+        if !self.alive(who) {
+            return true;
+        }
+        match step.op {
+            Op::Mmap {
+                backing: crate::program::Backing::Shared,
+                ..
+            } => usize::from(self.used_objects) == OBJECTS,
+            Op::Mremap {
+                at,
+                len,
+                to,
+                new,
+                how,
+            } => Self::outside_arena(at, len, to, new, how),
+            Op::Fork { child } => self.alive(child.index()),
+            Op::Exit {} => who == 0,
+            Op::Remote { peer, .. } => peer.index() == who || !self.alive(peer.index()),
+            Op::UffdUnregister { .. } | Op::UffdProtect { .. } | Op::UffdUnprotect { .. } => {
+                self.processes[who].uffd == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// Applies a step that is not a load or store and that returned `got`
+    /// (0 or an errno). Says which slots to look at, or that `got` is wrong.
+    pub fn apply(
+        &mut self,
+        step: &Step,
+        got: i32,
+        facts: &dyn Facts,
+    ) -> Result<Touched, Unexpected> {
+        let who = step.process.index();
+        let (wanted, touched) = self.change(who, &step.op, got, facts);
+        match wanted {
+            Wanted::Exactly(wanted) if wanted != got => Err(Unexpected { wanted, got }),
+            Wanted::OrAny(list) if got != 0 && !list.contains(&got) => {
+                Err(Unexpected { wanted: 0, got })
+            }
+            _ => Ok(touched),
+        }
+    }
+
+    fn change(&mut self, who: usize, op: &Op, got: i32, facts: &dyn Facts) -> (Wanted, Touched) {
+        match *op {
+            Op::Mmap {
+                at,
+                len,
+                prot,
+                backing,
+            } => self.mmap(who, at, len, prot, backing),
+            Op::Munmap { at, len } => self.munmap(who, at, len),
+            Op::Mprotect { at, len, prot } => self.mprotect(who, at, len, prot),
+            Op::Mremap {
+                at,
+                len,
+                to,
+                new,
+                how,
+            } => self.mremap(who, memory::Remap::new(at, len, to, new, how), got, facts),
+            Op::Madvise { at, len, advice } => self.madvise(who, at, len, advice, got),
+            Op::Mlock { at, len } => self.mlock(who, at, len, true),
+            Op::MlockOnfault { at, len } => self.mlock(who, at, len, false),
+            Op::Munlock { at, len } => self.munlock(who, at, len),
+            Op::Fork { child } => self.fork(who, child.index(), got),
+            Op::Exit {} => self.exit(who),
+            Op::ClearRefs { what } => self.clear_refs(who, what),
+            Op::UffdRegister { at, len, track } => self.uffd_register(who, at, len, track, got),
+            Op::UffdUnregister { at, len } => self.uffd_unregister(who, at, len, got),
+            Op::UffdProtect { at, len } => self.uffd_protect(who, at, len, true),
+            Op::UffdUnprotect { at, len } => self.uffd_protect(who, at, len, false),
+            Op::System { .. } | Op::Verify {} => {
+                (Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL]), Touched::ALL)
+            }
+            Op::Read { at, len } | Op::Write { at, len } | Op::Remote { at, len, .. } => {
+                (Wanted::Exactly(0), Touched::range(at.page(), len.pages()))
+            }
+        }
+    }
+
+    fn clear_refs(&mut self, who: usize, what: Clear) -> (Wanted, Touched) {
+        if what == Clear::SoftDirty {
+            for page in &mut self.processes[who].pages {
+                page.flags.clear(Flags::DIRTY);
+            }
+        }
+        (Wanted::Exactly(0), Touched::ALL)
+    }
+}
+
+/// For programs that are only thought through: everything that is mapped stays so.
+struct Assumed;
+
+impl Facts for Assumed {
+    fn mapped(&self, _: usize) -> bool {
+        true
+    }
+}
+
+impl Model {
+    /// Applies a step as if it succeeded, loads and stores included. For
+    /// generators, which want to know what would be there.
+    pub fn assume(&mut self, step: &Step) {
+        if self.skips(step) {
+            return;
+        }
+        match step.op {
+            Op::Write { at, len } => {
+                self.assume_stores(step.process.index(), at.page(), len.pages())
+            }
+            Op::Remote {
+                peer,
+                at,
+                len,
+                access: crate::program::Access::Store,
+            } => {
+                self.assume_stores(peer.index(), at.page(), len.pages());
+            }
+            _ => {
+                let _ = self.apply(step, 0, &Assumed);
+            }
+        }
+    }
+
+    fn assume_stores(&mut self, process: usize, at: usize, len: usize) {
+        for page in at..(at + len).min(PAGES) {
+            if self.effect(process, page, true) == Effect::Done {
+                let value = self.next_stamp(process, page);
+                self.stored(process, page, value);
+            }
+        }
+    }
+}

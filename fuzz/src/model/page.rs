@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the model knows of one page of one process, and what a page contains.
+
+use crate::program::PAGE;
+
+/// Attributes of a page. Those of the mapping come first and are moved, copied
+/// and replaced with it; then those of the page itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// Something is mapped here.
+    pub const MAPPED: Self = Self(1);
+    /// Loads are allowed.
+    pub const READ: Self = Self(1 << 1);
+    /// Stores are allowed.
+    pub const WRITE: Self = Self(1 << 2);
+    /// The mapping is shared (shmem); content is in an object.
+    pub const SHARED: Self = Self(1 << 3);
+    /// A private mapping of the stamped file.
+    pub const FILE: Self = Self(1 << 4);
+    /// Locked in memory, at once or on fault.
+    pub const LOCKED: Self = Self(1 << 5);
+    /// MADV_HUGEPAGE was the last of its kind.
+    pub const HUGEPAGE: Self = Self(1 << 6);
+    /// MADV_NOHUGEPAGE was the last of its kind.
+    pub const NOHUGEPAGE: Self = Self(1 << 7);
+    /// Not copied at fork.
+    pub const DONTFORK: Self = Self(1 << 8);
+    /// Zero in the child after fork.
+    pub const WIPEONFORK: Self = Self(1 << 9);
+    /// Registered for KSM at some time.
+    pub const MERGEABLE: Self = Self(1 << 10);
+    /// Registered with the userfaultfd for write protection.
+    pub const TRACKED: Self = Self(1 << 11);
+
+    /// May have been dropped after MADV_FREE: reads as its value or as zero.
+    pub const LAZY: Self = Self(1 << 16);
+    /// Written since the last clear of the soft-dirty bits, and still there.
+    pub const DIRTY: Self = Self(1 << 17);
+    /// The uffd-wp bit is set.
+    pub const PROTECTED: Self = Self(1 << 18);
+    /// Whether the uffd-wp bit is set is not determined.
+    pub const PROTECTED_UNSURE: Self = Self(1 << 19);
+    /// A guard marker: no access at all.
+    pub const GUARD: Self = Self(1 << 20);
+
+    /// Attributes of the page, as opposed to those of its mapping.
+    pub const OF_PAGE: Self = Self(0xffff_0000);
+
+    /// Whether all of `other` are set.
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Whether any of `other` is set.
+    pub fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Sets `other`.
+    pub fn set(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+
+    /// Clears `other`.
+    pub fn clear(&mut self, other: Self) {
+        self.0 &= !other.0;
+    }
+
+    /// Both.
+    pub const fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// One page of one process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Page {
+    /// Private content: a stamp, or 0 for zeros. See `Model::content` for shared pages.
+    pub value: u64,
+    /// Attributes.
+    pub flags: Flags,
+    /// Page number inside the object or the file.
+    pub offset: u16,
+    /// Shared object, as its index; only with `Flags::SHARED`.
+    pub object: u16,
+}
+
+impl Page {
+    /// Sets the content that a private page has before the first store and
+    /// after it was discarded, and forgets what was known of the old content.
+    pub fn discard(&mut self) {
+        self.value = if self.flags.has(Flags::FILE) {
+            file_stamp(self.offset)
+        } else {
+            0
+        };
+        self.flags.clear(Flags::LAZY.with(Flags::DIRTY));
+        if self.flags.any(Flags::SHARED.with(Flags::FILE)) {
+            self.unsettle_protection();
+        } else {
+            self.flags
+                .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
+        }
+    }
+
+    /// The uffd-wp bit, if it was set, may be gone.
+    pub fn unsettle_protection(&mut self) {
+        if self.flags.has(Flags::PROTECTED) {
+            self.flags.set(Flags::PROTECTED_UNSURE);
+        }
+    }
+
+    /// Nothing is mapped any more.
+    pub fn unmap(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Private and anonymous from the start.
+    pub fn private_anon(&self) -> bool {
+        self.flags.has(Flags::MAPPED) && !self.flags.any(Flags::SHARED.with(Flags::FILE))
+    }
+}
+
+/// Where the words of a stamp stand inside a page: both ends and two between.
+pub const WORDS: [usize; 4] = [0, 171 * 8, 342 * 8, PAGE - 8];
+
+/// What word number `index` of `WORDS` contains in a page with this stamp.
+pub fn word(stamp: u64, index: usize) -> u64 {
+    if stamp == 0 {
+        0
+    } else {
+        stamp.wrapping_add(index as u64 * 0x0101_0101_0000_0000)
+    }
+}
+
+/// A stamp that no other store of the program has: version (from 1), process, page.
+pub fn stamp(version: u32, process: usize, page: usize) -> u64 {
+    u64::from(version) << 20 | (process as u64) << 16 | page as u64 | 1 << 15
+}
+
+/// The stamp of a page of the file.
+pub fn file_stamp(offset: u16) -> u64 {
+    0xf11e << 48 | u64::from(offset)
+}
+
+/// A stamp in words, for reports.
+pub fn describe(stamp: u64) -> String {
+    match stamp {
+        0 => "zero".into(),
+        s if s >> 48 == 0xf11e => format!("page {} of the file", s & 0xffff),
+        s => format!(
+            "store {} by p{} to {}.{}",
+            s >> 20,
+            s >> 16 & 0xf,
+            (s & 0x7fff) / 512,
+            (s & 0x7fff) % 512
+        ),
+    }
+}

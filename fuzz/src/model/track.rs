@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! userfaultfd write protection (mm/userfaultfd.c). The executor asks for
+//! UFFD_FEATURE_WP_UNPOPULATED and UFFD_FEATURE_EVENT_REMAP, so the bit is
+//! kept for pages that are not there yet, and over mremap.
+
+use libc::{EBUSY, EINVAL, ENOENT, ENOMEM, EPERM};
+
+use super::page::Flags;
+use super::{Model, Touched, Wanted};
+use crate::program::{Addr, Len, Track};
+
+impl Model {
+    /// The kind of userfaultfd of a process: the first registration decides.
+    pub fn tracking(&self, process: usize) -> Option<Track> {
+        match self.processes[process].uffd {
+            0 => None,
+            1 => Some(Track::Async),
+            _ => Some(Track::Sigbus),
+        }
+    }
+
+    pub(super) fn uffd_register(
+        &mut self,
+        who: usize,
+        at: Addr,
+        len: Len,
+        track: Track,
+        got: i32,
+    ) -> (Wanted, Touched) {
+        let touched = Touched::range(at.page(), len.pages());
+        if self.processes[who].uffd == 0 {
+            self.processes[who].uffd = if track == Track::Async { 1 } else { 2 };
+        }
+        if self
+            .range(who, at, len)
+            .iter()
+            .all(|page| !page.flags.has(Flags::MAPPED))
+        {
+            return (Wanted::Exactly(EINVAL), touched);
+        }
+        if got == 0 {
+            for page in self
+                .range(who, at, len)
+                .iter_mut()
+                .filter(|p| p.flags.has(Flags::MAPPED))
+            {
+                page.flags.set(Flags::TRACKED);
+            }
+        }
+        (Wanted::OrAny(&[EINVAL, EPERM, EBUSY, ENOMEM]), touched)
+    }
+
+    pub(super) fn uffd_unregister(
+        &mut self,
+        who: usize,
+        at: Addr,
+        len: Len,
+        got: i32,
+    ) -> (Wanted, Touched) {
+        if got == 0 {
+            for page in self.range(who, at, len) {
+                page.flags.clear(
+                    Flags::TRACKED
+                        .with(Flags::PROTECTED)
+                        .with(Flags::PROTECTED_UNSURE),
+                );
+            }
+        }
+        (
+            Wanted::OrAny(&[EINVAL, ENOMEM]),
+            Touched::range(at.page(), len.pages()),
+        )
+    }
+
+    /// Goes on to the first area that is not registered, then fails with ENOENT;
+    /// so does a range in which nothing is mapped.
+    pub(super) fn uffd_protect(
+        &mut self,
+        who: usize,
+        at: Addr,
+        len: Len,
+        protect: bool,
+    ) -> (Wanted, Touched) {
+        let touched = Touched::range(at.page(), len.pages());
+        let mut seen = false;
+        for page in self
+            .range(who, at, len)
+            .iter_mut()
+            .filter(|p| p.flags.has(Flags::MAPPED))
+        {
+            if !page.flags.has(Flags::TRACKED) {
+                return (Wanted::Exactly(ENOENT), touched);
+            }
+            seen = true;
+            page.flags
+                .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
+            if protect && !page.flags.has(Flags::GUARD) {
+                page.flags.set(Flags::PROTECTED);
+            }
+        }
+        (Wanted::Exactly(if seen { 0 } else { ENOENT }), touched)
+    }
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The alphabet: one table from which come the type, its text, its parser and
+//! its generator. The order of the table is the order of `Op::NAMES`.
+
+use arbitrary::{Result, Unstructured};
+
+use super::arg::*;
+
+/// Builds `Op` and what is the same for every operation.
+macro_rules! ops {
+    ($($(#[$doc:meta])* $name:ident $text:literal { $($field:ident: $type:ty),* $(,)? })*) => {
+        /// An operation. The types of the arguments say what they mean.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "the types of the arguments document them")]
+        pub enum Op { $($(#[$doc])* $name { $($field: $type),* }),* }
+
+        impl Op {
+            /// Names of all operations, in text form.
+            pub const NAMES: &[&str] = &[$($text),*];
+
+            /// The name of this operation, one of `NAMES`.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$name { .. } => $text),* }
+            }
+
+            /// Appends the arguments in text form, ` name=value` each.
+            pub fn write_args(&self, out: &mut String) {
+                match self {
+                    $(Self::$name { $($field),* } => {
+                        $(out.push_str(concat!(" ", stringify!($field), "=")); $field.write(out);)*
+                        let _ = out;
+                    })*
+                }
+            }
+
+            /// The operation of that name; `find` gives the text of an argument.
+            /// Fails with the name of the first argument that is missing or wrong.
+            pub fn parse<'a>(
+                name: &str,
+                find: &dyn Fn(&str) -> Option<&'a str>,
+            ) -> std::result::Result<Self, &'static str> {
+                match name {
+                    $($text => Ok(Self::$name {
+                        $($field: find(stringify!($field))
+                            .and_then(<$type>::parse)
+                            .ok_or(stringify!($field))?),*
+                    }),)*
+                    _ => Err("operation"),
+                }
+            }
+
+            /// Draws the arguments of the operation of that name.
+            pub fn draw(name: &str, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<Self> {
+                let _ = (&u, &context);
+                match name {
+                    $($text => Ok(Self::$name { $($field: <$type>::draw(u, context)?),* }),)*
+                    _ => Err(arbitrary::Error::IncorrectFormat),
+                }
+            }
+
+            /// Draws one argument anew: the one of that number, modulo their count.
+            pub fn redraw(&mut self, which: usize, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<()> {
+                match self {
+                    $(Self::$name { $($field),* } => {
+                        let mut args: Vec<&mut dyn Redraw> = vec![$($field),*];
+                        let count = args.len();
+                        if count > 0 {
+                            args[which % count].redraw_one(u, context)?;
+                        }
+                    })*
+                }
+                Ok(())
+            }
+        }
+    };
+}
+
+/// `Arg::redraw` for an argument of any type.
+trait Redraw {
+    fn redraw_one(&mut self, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<()>;
+}
+
+impl<T: Arg> Redraw for T {
+    fn redraw_one(&mut self, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<()> {
+        self.redraw(u, context)
+    }
+}
+
+ops! {
+    /// `mmap` at a fixed place, over whatever is there.
+    Mmap "mmap" { at: Addr, len: Len, prot: Prot, backing: Backing }
+    /// `munmap`.
+    Munmap "munmap" { at: Addr, len: Len }
+    /// `mprotect`.
+    Mprotect "mprotect" { at: Addr, len: Len, prot: Prot }
+    /// `mremap` of `len` pages to `new` pages.
+    Mremap "mremap" { at: Addr, len: Len, to: Addr, new: Len, how: Move }
+    /// `madvise`.
+    Madvise "madvise" { at: Addr, len: Len, advice: Advice }
+    /// `mlock`.
+    Mlock "mlock" { at: Addr, len: Len }
+    /// `mlock2` with MLOCK_ONFAULT.
+    MlockOnfault "mlock-onfault" { at: Addr, len: Len }
+    /// `munlock`.
+    Munlock "munlock" { at: Addr, len: Len }
+    /// A load from each page; each is checked.
+    Read "read" { at: Addr, len: Len }
+    /// A store of a new stamp to each page.
+    Write "write" { at: Addr, len: Len }
+    /// `fork`; the child is the given process, if that does not live.
+    Fork "fork" { child: Proc }
+    /// `_exit`, except in the first process.
+    Exit "exit" { }
+    /// A write to `/proc/self/clear_refs`.
+    ClearRefs "clear-refs" { what: Clear }
+    /// Loads of every page of the process, each checked.
+    Verify "verify" { }
+    /// Opens a userfaultfd if there is none yet, registers the range for write protection.
+    UffdRegister "uffd-register" { at: Addr, len: Len, track: Track }
+    /// UFFDIO_UNREGISTER.
+    UffdUnregister "uffd-unregister" { at: Addr, len: Len }
+    /// UFFDIO_WRITEPROTECT with the bit set.
+    UffdProtect "uffd-protect" { at: Addr, len: Len }
+    /// UFFDIO_WRITEPROTECT with the bit clear.
+    UffdUnprotect "uffd-unprotect" { at: Addr, len: Len }
+    /// A system-wide event that may move or split pages, and changes nothing that a program sees.
+    System "system" { pulse: Pulse }
+    /// `process_vm_readv` or `process_vm_writev` of another process's pages.
+    Remote "remote" { peer: Proc, at: Addr, len: Len, access: Access }
+}
+
+impl Op {
+    /// The range of pages that the operation works on first, if it has one.
+    pub fn span(&mut self) -> Option<(&mut Addr, &mut Len)> {
+        match self {
+            Self::Mmap { at, len, .. }
+            | Self::Munmap { at, len }
+            | Self::Mprotect { at, len, .. }
+            | Self::Mremap { at, len, .. }
+            | Self::Madvise { at, len, .. }
+            | Self::Mlock { at, len }
+            | Self::MlockOnfault { at, len }
+            | Self::Munlock { at, len }
+            | Self::Read { at, len }
+            | Self::Write { at, len }
+            | Self::UffdRegister { at, len, .. }
+            | Self::UffdUnregister { at, len }
+            | Self::UffdProtect { at, len }
+            | Self::UffdUnprotect { at, len }
+            | Self::Remote { at, len, .. } => Some((at, len)),
+            Self::Fork { .. }
+            | Self::Exit {}
+            | Self::ClearRefs { .. }
+            | Self::Verify {}
+            | Self::System { .. } => None,
+        }
+    }
+}
