@@ -99,6 +99,12 @@ pub enum Fate {
         /// QEMU's exit status in words.
         detail: String,
     },
+    /// The guest asked to be replaced, because what happened in it makes
+    /// whatever would run next untrustworthy.
+    Replaced {
+        /// What happened.
+        detail: String,
+    },
     /// The time limit of the whole run was reached.
     TimedOut,
     /// The machine never came up, or the host failed.
@@ -140,7 +146,8 @@ pub enum Event {
         /// Which.
         test: TestId,
     },
-    /// A line that the test wrote.
+    /// A line that the test wrote; outside any test, a line that the command
+    /// of a [`crate::plan::Job::Exec`] wrote.
     TestOutput {
         /// Where to.
         stream: Stream,
@@ -173,6 +180,17 @@ pub enum Event {
     },
     /// The guest is alive; sent about once a second when nothing else is.
     Heartbeat,
+    /// The guest could not prepare itself; it powers off.
+    GuestFails {
+        /// What failed, and the next step.
+        reason: String,
+    },
+    /// The guest cannot go on reliably and wants the rest of its plan to run
+    /// in a new machine.
+    NeedsNewMachine {
+        /// Why.
+        reason: String,
+    },
     /// The guest has run its plan to the end.
     GuestDone,
     /// A command of a [`crate::plan::Job::Exec`] ended in the guest.

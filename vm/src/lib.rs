@@ -9,4 +9,12 @@
 //! Nothing in this crate knows a report format.
 
 pub mod event;
+pub mod fate;
+pub mod guest;
+pub mod machine;
 pub mod plan;
+mod qemu;
+pub mod session;
+pub mod splat;
+mod vng;
+mod words;

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The guest side: everything that `hugeprobe-guest`, the first process of the
+//! guest, does. One thread, one poll loop: it must go on when tests misbehave.
+
+mod channel;
+mod kmsg;
+mod lines;
+mod setup;
+pub mod shared_memory;
+mod supervise;
+mod swap;
+mod sys;
+mod tests;
+mod verdict;
+
+use std::fs;
+use std::path::PathBuf;
+
+use nix::sys::reboot::{RebootMode, reboot};
+
+use self::channel::Channel;
+use self::kmsg::KernelLog;
+use crate::event::Event;
+use crate::plan::{Job, Plan};
+use crate::words::split_kernel;
+
+/// What the guest works with: its way out and the kernel's log.
+pub(crate) struct Guest {
+    channel: Channel,
+    log: KernelLog,
+}
+
+/// Runs the guest to its end; process 1 must not return.
+pub fn main() -> ! {
+    if std::process::id() != 1 {
+        eprintln!("hugeprobe-guest is the first process of a guest; `hugeprobe run` starts it");
+        std::process::exit(2);
+    }
+    // Without a channel there is only the console.
+    if let Err(reason) = work() {
+        eprintln!("hugeprobe-guest: {reason}");
+    }
+    nix::unistd::sync();
+    // QEMU runs with -no-reboot: this ends it, also on kernels without ACPI.
+    let _ = reboot(RebootMode::RB_AUTOBOOT);
+    // The host's limits take care of a machine that cannot reboot.
+    loop {
+        nix::unistd::pause();
+    }
+}
+
+fn work() -> Result<(), String> {
+    setup::mount_basics()?;
+    let mut guest = Guest {
+        channel: Channel::open()?,
+        log: KernelLog::open()?,
+    };
+    let result = guest.follow_plan();
+    match &result {
+        Ok(()) => guest.channel.send(&Event::GuestDone),
+        Err(reason) => guest.channel.send(&Event::GuestFails {
+            reason: reason.clone(),
+        }),
+    }
+    result
+}
+
+impl Guest {
+    fn follow_plan(&mut self) -> Result<(), String> {
+        let uname = nix::sys::utsname::uname().map_err(|error| format!("uname: {error}"))?;
+        self.channel.send(&Event::GuestReady {
+            release: uname.release().to_string_lossy().into_owned(),
+            version: uname.version().to_string_lossy().into_owned(),
+        });
+        let plan = read_plan()?;
+        setup::prepare(&plan.setup)?;
+        match plan.job {
+            Job::Tests(tests) => self.run_tests(&tests),
+            Job::Exec(command) => self.run_command(&command),
+        }
+    }
+}
+
+/// Reads the plan that the kernel's command line names; before anything is
+/// mounted over the place where it lies.
+fn read_plan() -> Result<Plan, String> {
+    let line = read("/proc/cmdline")?;
+    let path = split_kernel(&line)
+        .iter()
+        .rev()
+        .find_map(|word| Some(PathBuf::from(plan_path(word)?)))
+        .ok_or("the kernel command line has no hugeprobe.plan=")?;
+    let json = read(&path)?;
+    serde_json::from_str(&json).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn plan_path(word: &str) -> Option<&str> {
+    word.trim_matches('"').strip_prefix("hugeprobe.plan=")
+}
+
+fn read(path: impl AsRef<std::path::Path>) -> Result<String, String> {
+    let path = path.as_ref();
+    fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! From how a test process ended and what it wrote to a verdict; the table in
+//! `docs/architecture.md`. Pure.
+
+use super::supervise::End;
+use crate::event::Verdict;
+
+/// KSFT_XFAIL, KSFT_XPASS and KSFT_SKIP of the kernel's selftests.
+const XFAIL: i32 = 2;
+const XPASS: i32 = 3;
+const SKIP: i32 = 4;
+
+/// What of a test's output its verdict depends on.
+#[derive(Debug, Default)]
+pub struct Words {
+    /// libtest's own name of the test.
+    raw_name: String,
+    one_passed: bool,
+    skip: Option<String>,
+    xfail: Option<String>,
+    panic_at: Option<String>,
+    panic: Option<String>,
+}
+
+impl Words {
+    /// For the test which libtest calls `raw_name`.
+    pub fn new(raw_name: &str) -> Self {
+        Self {
+            raw_name: raw_name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes note of one line that the test wrote.
+    pub fn hear(&mut self, line: &str) {
+        // With one thread, libtest begins the line before the test runs.
+        let line = line
+            .strip_prefix("test ")
+            .and_then(|rest| rest.strip_prefix(self.raw_name.as_str()))
+            .and_then(|rest| rest.strip_prefix(" ... "))
+            .unwrap_or(line);
+        if line.starts_with("test result: ok. 1 passed;") {
+            self.one_passed = true;
+        } else if let Some(reason) = line.strip_prefix("SKIP: ") {
+            self.skip = Some(reason.to_owned());
+        } else if let Some(reason) = line.strip_prefix("XFAIL: ") {
+            self.xfail = Some(reason.to_owned());
+        } else if self.panic_at.is_none() {
+            self.panic_at = panic_place(line);
+        } else if self.panic.is_none() && !line.trim().is_empty() {
+            self.panic = Some(line.to_owned());
+        }
+    }
+
+    /// The verdict on a test that ended as `end`, and its reason.
+    pub fn verdict(&self, end: End, timeout_s: u32) -> (Verdict, String) {
+        match end {
+            End::TimedOut => (
+                Verdict::Timeout,
+                format!("did not end within {timeout_s} s"),
+            ),
+            End::Exited(0) if self.one_passed => (Verdict::Pass, String::new()),
+            End::Exited(0) => (
+                Verdict::Fail,
+                format!(
+                    "exit code 0, but no test ran: is `{}` still its name?",
+                    self.raw_name
+                ),
+            ),
+            End::Exited(SKIP) => match &self.skip {
+                Some(reason) => (Verdict::Skip, reason.clone()),
+                None => (Verdict::Fail, "skipped without a reason".into()),
+            },
+            End::Exited(XFAIL) => match &self.xfail {
+                Some(reason) => (Verdict::Xfail, reason.clone()),
+                None => (Verdict::Fail, "exit code 2 (xfail) without a reason".into()),
+            },
+            End::Exited(XPASS) => (Verdict::Fail, "unexpected pass".into()),
+            End::Exited(code) => (
+                Verdict::Fail,
+                self.panic().unwrap_or_else(|| format!("exit code {code}")),
+            ),
+            End::Signaled(signal) => (
+                Verdict::Fail,
+                match self.panic() {
+                    Some(panic) => format!("killed by {}; {panic}", signal.as_str()),
+                    None => format!("killed by {}", signal.as_str()),
+                },
+            ),
+        }
+    }
+
+    fn panic(&self) -> Option<String> {
+        let place = self.panic_at.as_ref()?;
+        let message = self.panic.as_deref().unwrap_or("panicked");
+        Some(format!("{message} ({place})"))
+    }
+}
+
+/// The source place in `thread 'NAME' (TID) panicked at PLACE:`.
+fn panic_place(line: &str) -> Option<String> {
+    let rest = line.strip_prefix("thread '")?;
+    let (_, place) = rest.split_once(" panicked at ")?;
+    Some(place.trim_end_matches(':').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::Signal;
+    use test_case::test_case;
+
+    use super::Words;
+    use crate::event::Verdict;
+    use crate::guest::supervise::End;
+
+    fn verdict(output: &str, end: End) -> (Verdict, String) {
+        let mut words = Words::new("split::first");
+        for line in output.lines() {
+            words.hear(line);
+        }
+        words.verdict(end, 30)
+    }
+
+    const PASSED: &str = "running 1 test\ntest split::first ... ok\n\n\
+        test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out";
+    const NOTHING: &str = "running 0 tests\n\n\
+        test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out";
+    const PANIC: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
+        page 3 lost its dirty bit\nnote: run with `RUST_BACKTRACE=1`";
+
+    #[test_case(PASSED, End::Exited(0), Verdict::Pass, ""; "pass")]
+    #[test_case(NOTHING, End::Exited(0), Verdict::Fail, "exit code 0, but no test ran: is `split::first` still its name?"; "unknown name")]
+    #[test_case("SKIP: no swap", End::Exited(4), Verdict::Skip, "no swap"; "skip")]
+    #[test_case("test split::first ... SKIP: no swap", End::Exited(4), Verdict::Skip, "no swap"; "skip on stdout")]
+    #[test_case(PASSED, End::Exited(4), Verdict::Fail, "skipped without a reason"; "skip without reason")]
+    #[test_case("XFAIL: T16", End::Exited(2), Verdict::Xfail, "T16"; "xfail")]
+    #[test_case("", End::Exited(3), Verdict::Fail, "unexpected pass"; "xpass")]
+    #[test_case(PANIC, End::Exited(101), Verdict::Fail, "page 3 lost its dirty bit (selftests/tests/a.rs:7:5)"; "panic")]
+    #[test_case("", End::Exited(9), Verdict::Fail, "exit code 9"; "code")]
+    #[test_case("", End::Signaled(Signal::SIGSEGV), Verdict::Fail, "killed by SIGSEGV"; "signal")]
+    #[test_case(PASSED, End::TimedOut, Verdict::Timeout, "did not end within 30 s"; "timeout")]
+    fn table(output: &str, end: End, verdict: Verdict, reason: &str) {
+        assert_eq!(
+            super::tests::verdict(output, end),
+            (verdict, reason.to_owned())
+        );
+    }
+}
