@@ -6,6 +6,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -19,6 +21,11 @@ use crate::outcome;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Exit code of a child whose body panicked; the message is in its pipe.
 const EXIT_PANIC: i32 = 77;
+
+/// Set in a child, where panics are not printed but sent to the parent.
+static IN_CHILD: AtomicBool = AtomicBool::new(false);
+/// Where the child panicked.
+static PLACE: Mutex<String> = Mutex::new(String::new());
 
 /// One end of the line between parent and child.
 #[derive(Debug)]
@@ -92,11 +99,13 @@ pub struct Child {
 /// # Errors
 /// Those of fork(2): what an injected allocation failure looks like.
 pub fn try_fork(body: impl FnOnce(&Line)) -> Result<Child, Errno> {
+    install_hook();
     let (ours, theirs) = Line::pair();
     let (message, message_in_child) =
         UnixStream::pair().expect("a process can make a pair of sockets");
-    // SAFETY: the tests of a program run one by one, so no other thread can
-    // hold a lock that the child would wait for.
+    // SAFETY: the child only takes locks that no other thread holds across a
+    // fork: glibc takes care of its allocator, the hook above of the panics,
+    // and the tests of a program run one by one.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => Ok(Child {
             pid: child,
@@ -129,18 +138,37 @@ pub fn run_to_end(body: impl FnOnce(&Line)) {
     start(body).join();
 }
 
+/// Keeps a child's panic from being printed: the printing takes locks, and the
+/// parent shall say it.
+fn install_hook() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IN_CHILD.load(Ordering::Relaxed) {
+                return print(panic);
+            }
+            if let Some(place) = panic.location() {
+                let mut text = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+                *text = format!(" ({}:{})", place.file(), place.line());
+            }
+        }));
+    });
+}
+
 /// The child's life after fork: never returns into the parent's code.
 fn run(body: impl FnOnce(&Line), line: &Line, mut message: UnixStream) -> ! {
+    IN_CHILD.store(true, Ordering::Relaxed);
     let code = match catch_unwind(AssertUnwindSafe(|| body(line))) {
         Ok(()) => 0,
         Err(panic) => {
+            let place = PLACE.lock().unwrap_or_else(PoisonError::into_inner);
+            let text = outcome::panic_message(&*panic) + &place;
             // If the parent is gone, nobody needs the message.
-            let _ = message.write_all(outcome::panic_message(&*panic).as_bytes());
+            let _ = message.write_all(text.as_bytes());
             EXIT_PANIC
         }
     };
-    // What a test prints in a child belongs to the test's output.
-    let _ = std::io::stdout().flush();
     // SAFETY: ends this process at once, without the parent's exit handlers.
     unsafe { libc::_exit(code) }
 }
@@ -240,7 +268,13 @@ mod tests {
     #[test]
     fn a_panic_in_the_child_reaches_the_parent() {
         let end = start(|_| panic!("page {} is wrong", 5)).wait();
-        assert_eq!(end, End::Panicked("page 5 is wrong".to_string()));
+        let End::Panicked(text) = end else {
+            panic!("{end:?}");
+        };
+        assert!(
+            text.starts_with("page 5 is wrong (selftests/src/child.rs:"),
+            "{text}"
+        );
     }
 
     #[test]
