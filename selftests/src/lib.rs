@@ -20,6 +20,7 @@ pub mod memtype;
 pub mod numa;
 pub mod outcome;
 pub mod pagemap;
+pub mod pagetable;
 pub mod pattern;
 pub mod pfndev;
 pub mod settings;

@@ -11,7 +11,7 @@ use std::os::fd::AsRawFd;
 use nix::errno::Errno;
 
 use crate::iomem;
-use crate::mapping::{PAGE, PMD, PUD};
+use crate::pagetable::Level;
 
 const MODULE: &str = "/dev/hugeprobe_pfnmap";
 /// The least that tests through `/dev/mem` ask for.
@@ -43,28 +43,6 @@ pub enum Cache {
     WriteCombining = 1,
     /// Uncached, as device registers.
     Uncached = 2,
-}
-
-/// Page table levels that hold leaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Level {
-    /// 4 KiB.
-    Pte,
-    /// 2 MiB.
-    Pmd,
-    /// 1 GiB.
-    Pud,
-}
-
-impl Level {
-    /// Bytes that one leaf maps.
-    pub const fn bytes(self) -> usize {
-        match self {
-            Self::Pte => PAGE,
-            Self::Pmd => PMD,
-            Self::Pud => PUD,
-        }
-    }
 }
 
 /// What the module's fault handler has done for one open file.
@@ -109,10 +87,17 @@ struct RawSetup {
     reserved: u32,
 }
 
+#[repr(C)]
+struct RawZap {
+    offset: u64,
+    len: u64,
+}
+
 mod ioctl {
     nix::ioctl_read!(info, b'h', 0x60, super::RawInfo);
     nix::ioctl_write_ptr!(setup, b'h', 0x61, super::RawSetup);
     nix::ioctl_read!(stats, b'h', 0x62, super::Stats);
+    nix::ioctl_write_ptr!(zap, b'h', 0x63, super::RawZap);
 }
 
 /// An open file that maps a range of physical memory.
@@ -169,20 +154,36 @@ impl PfnFile {
         })
     }
 
-    /// Chooses how this file maps; only before its first mapping.
+    /// Chooses how this file maps; only before its first mapping. VMAs of the
+    /// fault modes can be split at multiples of `split_align` bytes only, if
+    /// one is given.
     ///
     /// # Errors
     /// `EBUSY` once mapped, `EOPNOTSUPP` for a level that this kernel cannot
     /// insert or a cache attribute that the range cannot have.
-    pub fn setup(&self, mode: Mode, cache: Cache) -> Result<(), Errno> {
+    pub fn setup(&self, mode: Mode, cache: Cache, split_align: Option<Level>) -> Result<(), Errno> {
         let raw = RawSetup {
             mode: mode as u32,
             cache: cache as u32,
-            split_align: 0,
+            split_align: split_align.map_or(0, |level| level.bytes().trailing_zeros()),
             reserved: 0,
         };
         // SAFETY: the structure is the one that this request reads.
         unsafe { ioctl::setup(self.file.as_raw_fd(), &raw const raw) }.map(drop)
+    }
+
+    /// Takes all mappings of a part of the range back, as a driver does whose
+    /// device goes away (`unmap_mapping_range()`).
+    ///
+    /// # Errors
+    /// `EINVAL` beyond the range.
+    pub fn zap(&self, part: Range<usize>) -> Result<(), Errno> {
+        let raw = RawZap {
+            offset: part.start as u64,
+            len: part.len() as u64,
+        };
+        // SAFETY: the structure is the one that this request reads.
+        unsafe { ioctl::zap(self.file.as_raw_fd(), &raw const raw) }.map(drop)
     }
 
     /// What the fault handler has done so far; all zero for `/dev/mem`.

@@ -31,7 +31,12 @@ pub struct Run {
     pub flags: Vec<String>,
 }
 
-const FILE: &str = "/sys/kernel/debug/page_tables/current_user";
+/// The same page tables under two names; the first exists only with
+/// CONFIG_MITIGATION_PAGE_TABLE_ISOLATION.
+const FILES: [&str; 2] = [
+    "/sys/kernel/debug/page_tables/current_user",
+    "/sys/kernel/debug/page_tables/current_kernel",
+];
 
 /// Parses the text of the dump.
 pub fn parse(text: &str) -> Vec<Run> {
@@ -64,7 +69,7 @@ fn parse_line(line: &str) -> Option<Run> {
 /// # Errors
 /// Those of reading the file; `NotFound` without CONFIG_PTDUMP_DEBUGFS.
 pub fn runs(at: &Range<usize>) -> io::Result<Vec<Run>> {
-    let text = fs::read_to_string(FILE)?;
+    let text = fs::read_to_string(FILES[0]).or_else(|_| fs::read_to_string(FILES[1]))?;
     let overlap = |run: &Run| run.range.start < at.end && at.start < run.range.end;
     Ok(parse(&text).into_iter().filter(overlap).collect())
 }
