@@ -5,6 +5,7 @@ mod cli;
 mod commands;
 mod exit;
 mod programs;
+mod report;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One page for a maintainer: what failed and why, how to see it again, and
+//! every verdict. No script, nothing loaded from elsewhere.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use hugeprobe_vm::event::TestId;
+use minijinja::Environment;
+use minijinja::value::Serde;
+use serde::Serialize;
+
+use super::model::{Report, TestReport};
+use super::repeat;
+
+/// The template; its name ends in `.html`, which makes minijinja escape
+/// whatever is put into it.
+const TEMPLATE: &str = include_str!("page.html");
+
+/// What the template shows.
+#[derive(Serialize)]
+struct Page<'a> {
+    tally: String,
+    facts: Vec<(String, String)>,
+    failures: Vec<&'a Test<'a>>,
+    stray: Vec<String>,
+    targets: &'a [Target<'a>],
+}
+
+#[derive(Serialize)]
+struct Target<'a> {
+    name: &'a str,
+    tests: Vec<Test<'a>>,
+}
+
+#[derive(Serialize)]
+struct Test<'a> {
+    name: &'a str,
+    full_name: String,
+    outcome: super::model::Outcome,
+    words: &'static str,
+    reason: &'a str,
+    failed: bool,
+    notes: Vec<&'a str>,
+    seconds: String,
+    output: String,
+    splat: String,
+    again: Option<String>,
+}
+
+/// Decoded kernel reports, by test.
+pub type Decoded = HashMap<TestId, String>;
+
+/// Writes `report` as a page; `decoded` replaces the kernel's raw reports.
+pub fn write(report: &Report, decoded: &Decoded, mut out: impl Write) -> io::Result<()> {
+    let targets: Vec<Target> = report
+        .targets()
+        .into_iter()
+        .map(|(name, tests)| Target {
+            name,
+            tests: tests
+                .into_iter()
+                .map(|test| row(report, decoded, test))
+                .collect(),
+        })
+        .collect();
+    let page = Page {
+        tally: report.tally(),
+        facts: facts(report),
+        failures: targets
+            .iter()
+            .flat_map(|target| &target.tests)
+            .filter(|test| test.failed)
+            .collect(),
+        stray: report
+            .stray
+            .iter()
+            .map(|splat| splat.lines.join("\n"))
+            .collect(),
+        targets: &targets,
+    };
+    let mut environment = Environment::new();
+    environment
+        .add_template("page.html", TEMPLATE)
+        .map_err(io::Error::other)?;
+    let page = environment
+        .get_template("page.html")
+        .and_then(|template| template.render(Serde(&page)))
+        .map_err(io::Error::other)?;
+    out.write_all(page.as_bytes())
+}
+
+fn row<'a>(report: &Report, decoded: &Decoded, test: &'a TestReport) -> Test<'a> {
+    let failed = test.outcome.is_failure();
+    let raw = || {
+        test.splats
+            .iter()
+            .flat_map(|splat| splat.lines.clone())
+            .collect::<Vec<_>>()
+    };
+    let output: Vec<&str> = test.output.iter().map(|line| line.line.as_str()).collect();
+    Test {
+        name: &test.id.name,
+        full_name: format!("{}.{}", test.id.target, test.id.name),
+        outcome: test.outcome,
+        words: test.outcome.words(),
+        reason: &test.reason,
+        failed,
+        notes: test.not_applicable().collect(),
+        seconds: format!("{:.1}", test.duration_ms as f64 / 1000.0),
+        output: output.join("\n"),
+        splat: decoded
+            .get(&test.id)
+            .cloned()
+            .unwrap_or_else(|| raw().join("\n")),
+        again: failed.then(|| repeat::command(report.run.as_ref(), &test.id)),
+    }
+}
+
+/// What the page's head table shows.
+fn facts(report: &Report) -> Vec<(String, String)> {
+    let mut facts = vec![(
+        "kernel".to_owned(),
+        format!("{} {}", report.release, report.build),
+    )];
+    if let Some(run) = &report.run {
+        facts.extend(run.kernel.iter().cloned());
+    }
+    let accel = report
+        .machines
+        .last()
+        .map_or("none", |machine| machine.accel.as_str());
+    facts.push((
+        "machines".into(),
+        format!("{} ({accel})", report.machines.len()),
+    ));
+    facts.push((
+        "time".into(),
+        format!("{:.1} s", report.duration_ms as f64 / 1000.0),
+    ));
+    facts.push(("hugeprobe".into(), report.version.clone()));
+    facts
+}

@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Reports. Each is a function of the events alone (and of `run.json`, which
+//! says how they came about), so that `hugeprobe report` can make them again.
+
+pub mod events;
+mod files;
+mod html;
+mod json;
+mod junit;
+mod ktap;
+mod model;
+mod quote;
+mod repeat;
+mod summary;
+mod terminal;
+
+#[cfg(test)]
+mod tests;
+
+pub use files::{RUN_INFO, splat_path, write_all};
+pub use model::{Fold, Outcome, Report, RunInfo, TestReport};
+pub use summary::summary;
+pub use terminal::Terminal;
