@@ -7,13 +7,16 @@
 //! awakening is one full scan of every registered process, so that every counter can be
 //! checked exactly, and "not collapsed" needs no waiting for time to pass.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
 
 use nix::errno::Errno;
 
-use crate::collapse_model::{Knobs, MIN_ORDER, PMD_ORDER};
+use crate::collapse_model::{Knobs, MIN_ORDER, Orders, PMD_ORDER};
+use crate::guard;
+use crate::mapping::{Advice, PMD, Region};
 use crate::settings::{self, Setting, THP};
 
 /// khugepaged's sleep between passes that nobody asks for.
@@ -54,7 +57,7 @@ pub fn collapses_mthp() -> bool {
 
 /// The only user of khugepaged while it lives; restores every knob at the end.
 pub struct Khugepaged {
-    pid: i32,
+    pid: Cell<i32>,
     settings: Vec<Setting>,
 }
 
@@ -68,15 +71,7 @@ impl Khugepaged {
     pub fn take(knobs: &Knobs) -> Result<Self, CollapseError> {
         let mut settings = settings::quiet_background();
         // Sizes first: khugepaged runs only while one is enabled.
-        let sizes = (MIN_ORDER..=PMD_ORDER)
-            .rev()
-            .map(|order| (order, size_dir(order).join("enabled")));
-        for (order, file) in sizes.filter(|(_, file)| file.exists()) {
-            let value = if knobs.orders.contains(order) {
-                "madvise"
-            } else {
-                "never"
-            };
+        for (file, value) in size_settings(knobs.orders) {
             settings.push(Setting::set(file, value));
         }
         for (file, value) in [
@@ -92,7 +87,7 @@ impl Khugepaged {
             settings.push(Setting::set(knob(file), &value.to_string()));
         }
         let me = Khugepaged {
-            pid: find_thread()?,
+            pid: Cell::new(find_thread()?),
             settings,
         };
         me.settle()?;
@@ -124,7 +119,21 @@ impl Khugepaged {
 
     /// The thread's number, for `/proc/PID/make-it-fail`.
     pub fn pid(&self) -> i32 {
-        self.pid
+        self.pid.get()
+    }
+
+    /// Enables other sizes than [`Self::take`] did; what that one found is restored at the end.
+    /// Without any size khugepaged ends, and starts anew with the next one.
+    ///
+    /// # Panics
+    /// When a size cannot be set.
+    pub fn enable(&self, orders: Orders) {
+        for (file, value) in size_settings(orders) {
+            fs::write(&file, value).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+        if orders != Orders::default() {
+            self.pid.set(find_thread().expect("a size is enabled"));
+        }
     }
 
     /// Changes one more file of `transparent_hugepage/` until the end.
@@ -159,7 +168,7 @@ impl Khugepaged {
     }
 
     fn state(&self) -> Result<char, CollapseError> {
-        let stat = read(format!("/proc/{}/stat", self.pid).into())?;
+        let stat = read(format!("/proc/{}/stat", self.pid()).into())?;
         // "PID (comm) S ...": the command's name may hold anything but ends at the last bracket.
         Ok(stat
             .rsplit(')')
@@ -167,6 +176,30 @@ impl Khugepaged {
             .and_then(|rest| rest.trim_start().chars().next())
             .unwrap_or('?'))
     }
+}
+
+/// `MADV_COLLAPSE` of any addresses: what [`Region::madvise`] does for a part of a region.
+///
+/// # Errors
+/// ENOMEM, EBUSY, EAGAIN and EINVAL, as madvise(2) says.
+pub fn madvise_collapse(start: usize, len: usize) -> Result<(), Errno> {
+    // SAFETY: a collapse changes neither content nor permissions; no reference depends on frames.
+    let status = unsafe { libc::madvise(start as *mut _, len, Advice::Collapse as i32) };
+    Errno::result(status).map(drop)
+}
+
+/// Empties the caches of all CPUs in which pages wait for their LRU list.
+///
+/// `madvise_collapse()` does it before it looks at the range. It is asked for a range that has
+/// no page table, in a mapping of which another part is in use, so nothing else happens.
+///
+/// # Panics
+/// When 6 MiB of address space cannot be had.
+pub fn drain_lru() {
+    let region = Region::private(3 * PMD).expect("address space of three huge pages");
+    guard::store(region.addr(), 1).expect("a store to our own memory");
+    // EINVAL, "no page table", comes after the caches were emptied.
+    let _ = region.madvise(PMD..2 * PMD, Advice::Collapse);
 }
 
 /// Completed scans of all registered processes since boot.
@@ -179,6 +212,24 @@ pub fn full_scans() -> Result<u64, CollapseError> {
     text.trim()
         .parse()
         .map_err(|_| CollapseError::Read(file, io::ErrorKind::InvalidData.into()))
+}
+
+/// What the files `enabled` of all sizes must say: enabled ones first, because khugepaged ends
+/// when there is none.
+fn size_settings(orders: Orders) -> Vec<(PathBuf, &'static str)> {
+    let state = |order| {
+        if orders.contains(order) {
+            "madvise"
+        } else {
+            "never"
+        }
+    };
+    let mut sizes: Vec<_> = (MIN_ORDER..=PMD_ORDER)
+        .map(|order| (size_dir(order).join("enabled"), state(order)))
+        .filter(|(file, _)| file.exists())
+        .collect();
+    sizes.sort_by_key(|(_, state)| *state);
+    sizes
 }
 
 fn knob(file: &str) -> PathBuf {
@@ -205,20 +256,7 @@ fn find_thread() -> Result<i32, CollapseError> {
 /// Puts this process on khugepaged's list, where it stays. Entering an empty list wakes
 /// khugepaged at once, which must not happen in the middle of a test.
 fn register() -> Result<(), Errno> {
-    const SIZE: usize = 4 << 20;
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
-    // SAFETY: a fresh mapping which nobody else knows; it is unmapped below. The written byte
-    // lies inside it.
-    unsafe {
-        let start = libc::mmap(std::ptr::null_mut(), SIZE, prot, flags, -1, 0);
-        if start == libc::MAP_FAILED {
-            return Err(Errno::last());
-        }
-        start.cast::<u8>().write_volatile(1);
-        let registered = Errno::result(libc::madvise(start, SIZE, libc::MADV_HUGEPAGE));
-        Errno::result(libc::munmap(start, SIZE))
-            .and(registered)
-            .map(drop)
-    }
+    let region = Region::private(2 * PMD)?;
+    guard::store(region.addr(), 1).expect("a store to our own memory");
+    region.madvise(region.all(), Advice::HugePage)
 }

@@ -147,12 +147,34 @@ pub struct Outcome {
 impl Outcome {
     /// Entries that were empty and get a zeroed page: how much RSS grows, in pages.
     pub fn filled(&self, table: &[Pte; PTES]) -> usize {
-        let covered = |f: &Folio| table[f.offset..f.offset + (1 << f.order)].iter();
+        self.covered(table, Pte::Empty)
+    }
+
+    /// Entries whose page was swapped in.
+    pub fn swapped_in(&self, table: &[Pte; PTES]) -> usize {
+        self.covered(table, Pte::Swapped)
+    }
+
+    fn covered(&self, table: &[Pte; PTES], kind: Pte) -> usize {
+        let ptes = |f: &Folio| table[f.offset..f.offset + (1 << f.order)].iter();
         self.folios
             .iter()
-            .flat_map(covered)
-            .filter(|&&pte| pte == Pte::Empty)
+            .flat_map(ptes)
+            .filter(|&&pte| pte == kind)
             .count()
+    }
+
+    /// What a successful `MADV_COLLAPSE` of a table does, whatever the knobs say.
+    pub fn one_huge_page() -> Self {
+        let mut out = Outcome {
+            folios: vec![Folio {
+                offset: 0,
+                order: PMD_ORDER,
+            }],
+            ..Outcome::default()
+        };
+        out.stats[PMD_ORDER as usize].alloc = 1;
+        out
     }
 
     /// The table after the pass.

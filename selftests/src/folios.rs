@@ -7,26 +7,14 @@
 //! See `Documentation/admin-guide/mm/pagemap.rst`.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::collections::hash_map::Entry as Slot;
 use std::io;
-use std::os::unix::fs::FileExt;
+
+use crate::pagemap::Entry;
+use crate::pagemap::kpage::{self, Flags};
 
 /// Pages whose flags are read at once.
 const BLOCK: u64 = 512;
-
-/// Bits of `/proc/kpageflags`.
-pub mod kpf {
-    /// The page is locked, for instance isolated by a collapse that forgot it.
-    pub const LOCKED: u64 = 1 << 0;
-    /// On a list for reclaim.
-    pub const LRU: u64 = 1 << 5;
-    /// Anonymous memory.
-    pub const ANON: u64 = 1 << 12;
-    /// First page of a folio of several pages.
-    pub const COMPOUND_HEAD: u64 = 1 << 15;
-    /// Another page of such a folio.
-    pub const COMPOUND_TAIL: u64 = 1 << 16;
-}
 
 /// One page of a range, as its folio knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +25,10 @@ pub struct Page {
     pub order: u8,
     /// Which page of the folio it is.
     pub index: u64,
-    /// Its bits of `/proc/kpageflags`; LRU and LOCKED are those of the folio's first page.
-    pub flags: u64,
+    /// Its own flags.
+    pub flags: Flags,
+    /// Those of its folio's first page, which alone say whether it is locked and on an LRU list.
+    pub head: Flags,
 }
 
 /// A folio, or the part of it that the range maps in one piece.
@@ -87,92 +77,54 @@ pub fn pieces(pages: &[Option<Page>]) -> Vec<Piece> {
     found
 }
 
-/// Reads flags and counts of page frames; needs root.
-pub struct Frames {
-    flags: File,
-    counts: File,
-}
-
-impl Frames {
-    /// Opens the two files.
-    ///
-    /// # Errors
-    /// EACCES without root, ENOENT without `PROC_PAGE_MONITOR`.
-    pub fn open() -> io::Result<Self> {
-        Ok(Frames {
-            flags: File::open("/proc/kpageflags")?,
-            counts: File::open("/proc/kpagecount")?,
-        })
-    }
-
-    /// The pages with these frame numbers; `None` stays `None`.
-    ///
-    /// # Errors
-    /// Those of read(2).
-    pub fn census(&self, pfns: &[Option<u64>]) -> io::Result<Vec<Option<Page>>> {
-        let mut blocks = HashMap::new();
-        for block in pfns.iter().flatten().map(|pfn| pfn / BLOCK) {
-            if let std::collections::hash_map::Entry::Vacant(entry) = blocks.entry(block) {
-                entry.insert(read_words(&self.flags, block * BLOCK, BLOCK as usize)?);
-            }
+/// The pages behind pagemap entries; `None` where nothing is present.
+///
+/// # Errors
+/// Those of reading `/proc/kpageflags`: it is for root only.
+pub fn census(entries: &[Entry]) -> io::Result<Vec<Option<Page>>> {
+    let mut blocks = HashMap::new();
+    for block in entries
+        .iter()
+        .filter_map(|entry| entry.pfn())
+        .map(|pfn| pfn / BLOCK)
+    {
+        if let Slot::Vacant(slot) = blocks.entry(block) {
+            slot.insert(kpage::flags(block * BLOCK, BLOCK as usize)?);
         }
-        Ok(pfns
-            .iter()
-            .map(|pfn| pfn.map(|pfn| describe(pfn, &blocks[&(pfn / BLOCK)])))
-            .collect())
     }
-
-    /// How often each of `pages` frames from `pfn` on is mapped.
-    ///
-    /// # Errors
-    /// Those of read(2).
-    pub fn mapcounts(&self, pfn: u64, pages: usize) -> io::Result<Vec<u64>> {
-        read_words(&self.counts, pfn, pages)
-    }
-
-    /// Flags of one frame, which may be free.
-    ///
-    /// # Errors
-    /// Those of read(2).
-    pub fn flags(&self, pfn: u64) -> io::Result<u64> {
-        Ok(read_words(&self.flags, pfn, 1)?[0])
-    }
+    let page = |pfn: u64| describe(pfn, &blocks[&(pfn / BLOCK)]);
+    Ok(entries.iter().map(|entry| entry.pfn().map(page)).collect())
 }
 
 /// One page, given the flags of the 512 frames around it.
-fn describe(pfn: u64, block: &[u64]) -> Page {
+fn describe(pfn: u64, block: &[Flags]) -> Page {
     let at = (pfn % BLOCK) as usize;
-    let tail = |&&flags: &&u64| flags & kpf::COMPOUND_TAIL != 0;
+    let tail = |flags: &&Flags| flags.compound_tail();
     let index = block[..=at].iter().rev().take_while(tail).count();
     let head = at - index;
     let tails = block[head + 1..].iter().take_while(tail).count();
-    let of_head = block[head] & (kpf::LRU | kpf::LOCKED);
+    let order = (tails + 1).ilog2() as u8;
     Page {
         pfn,
-        order: (tails + 1).ilog2() as u8,
+        order,
         index: index as u64,
-        flags: block[at] | of_head,
+        flags: block[at],
+        head: block[head],
     }
-}
-
-fn read_words(file: &File, first: u64, count: usize) -> io::Result<Vec<u64>> {
-    let mut bytes = vec![0; count * 8];
-    file.read_exact_at(&mut bytes, first * 8)?;
-    Ok(bytes
-        .chunks_exact(8)
-        .map(|word| u64::from_ne_bytes(word.try_into().expect("eight bytes")))
-        .collect())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn block(folios: &[(usize, u8)]) -> Vec<u64> {
-        let mut flags = vec![0; BLOCK as usize];
+    const HEAD_ON_LRU: Flags = Flags(1 << 15 | 1 << 5);
+    const TAIL: Flags = Flags(1 << 16);
+
+    fn block(folios: &[(usize, u8)]) -> Vec<Flags> {
+        let mut flags = vec![Flags(0); BLOCK as usize];
         for &(head, order) in folios {
-            flags[head] = kpf::COMPOUND_HEAD | kpf::LRU;
-            flags[head + 1..head + (1 << order)].fill(kpf::COMPOUND_TAIL);
+            flags[head] = HEAD_ON_LRU;
+            flags[head + 1..head + (1 << order)].fill(TAIL);
         }
         flags
     }
@@ -182,7 +134,7 @@ mod tests {
         let block = block(&[(16, 4), (32, 4)]);
         let page = describe(BLOCK * 7 + 37, &block);
         assert_eq!((page.order, page.index), (4, 5));
-        assert_ne!(page.flags & kpf::LRU, 0);
+        assert!(page.head.lru() && !page.flags.lru());
     }
 
     #[test]
@@ -195,10 +147,8 @@ mod tests {
     #[test]
     fn folio_of_a_whole_block_is_order_9() {
         let block = block(&[(0, 9)]);
-        assert_eq!(
-            (describe(511, &block).order, describe(511, &block).index),
-            (9, 511)
-        );
+        let last = describe(511, &block);
+        assert_eq!((last.order, last.index), (9, 511));
     }
 
     #[test]

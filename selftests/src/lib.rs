@@ -24,5 +24,6 @@ pub mod pagetable;
 pub mod pattern;
 pub mod pfndev;
 pub mod settings;
+pub mod swap;
 pub mod thp;
 pub mod uffd;

@@ -21,6 +21,8 @@ macro_rules! flags {
 }
 
 flags! {
+    /// Locked (folio flag), for instance isolated.
+    locked = 0;
     /// Referenced since the flag was cleared (folio flag).
     referenced = 2;
     /// Dirty (folio flag): its content must not be dropped.
