@@ -4,7 +4,6 @@
 mod cli;
 mod commands;
 mod exit;
-mod kernel;
 mod programs;
 mod report;
 
@@ -43,9 +42,6 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 fn dispatch(command: Command) -> Outcome {
     match command {
-        Command::Doctor => commands::doctor::run(),
-        Command::Kernel(command) => commands::kernel::run(&command),
-        Command::Boot(args) => commands::boot::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),

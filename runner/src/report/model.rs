@@ -189,11 +189,7 @@ impl Report {
             .iter()
             .filter_map(|machine| Some((machine, machine.fate.as_ref()?)));
         ends.filter(|(machine, fate)| {
-            let expected = matches!(
-                fate,
-                Fate::Clean | Fate::Replaced { .. } | Fate::Interrupted
-            );
-            !machine.blamed && !expected
+            !machine.blamed && !matches!(fate, Fate::Clean | Fate::Interrupted)
         })
     }
 
@@ -294,22 +290,16 @@ impl Fold {
                 duration_ms,
                 splats,
             } => {
+                // A verdict without a beginning is possible: the host gives it
+                // to tests that a dead machine never reached.
                 let running = self.running.take_if(|running| running.id == *test);
-                // The host gives a skip without a beginning to tests that no
-                // machine reached.
-                let reached = running.is_some() || *verdict != Verdict::Skip;
                 let mut ended = running.unwrap_or_else(|| TestReport::not_run(test.clone()));
-                if reached {
-                    ended.outcome = (*verdict).into();
-                }
-                ended.reason = reason
-                    .strip_prefix("not run: ")
-                    .unwrap_or(reason)
-                    .to_owned();
+                ended.outcome = (*verdict).into();
+                ended.reason.clone_from(reason);
                 ended.duration_ms = *duration_ms;
                 ended.splats.clone_from(splats);
                 if let Some(machine) = self.report.machines.last_mut() {
-                    machine.blamed |= *verdict == Verdict::Crashed;
+                    machine.blamed |= matches!(verdict, Verdict::Crashed | Verdict::Timeout);
                 }
                 return Some(ended);
             }
@@ -328,8 +318,6 @@ impl Fold {
             Event::RunEnds { interrupted } => self.report.interrupted = *interrupted,
             Event::StraySplat { .. }
             | Event::Heartbeat
-            | Event::GuestFails { .. }
-            | Event::NeedsNewMachine { .. }
             | Event::GuestDone
             | Event::CommandEnds { .. } => {}
         }
@@ -339,7 +327,7 @@ impl Fold {
     /// The report; planned tests that are not in `ended` were not run.
     fn finish(mut self, mut ended: HashMap<TestId, TestReport>) -> Report {
         let running = self.running.take();
-        let cut_off = |id: &TestId| match &running {
+        let mut cut_off = |id: &TestId| match &running {
             Some(test) if test.id == *id => TestReport {
                 reason: "the run ended while it was running".into(),
                 ..test.clone()
