@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod exit;
+mod kernel;
 mod programs;
 mod report;
 
@@ -42,6 +43,9 @@ fn refuse(error: &clap::Error) -> ExitCode {
 
 fn dispatch(command: Command) -> Outcome {
     match command {
+        Command::Doctor => commands::doctor::run(),
+        Command::Kernel(command) => commands::kernel::run(&command),
+        Command::Boot(args) => commands::boot::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),

@@ -56,6 +56,35 @@ impl Snapshot {
     }
 }
 
+/// A `kB` field of `/proc/self/status`, read without touching the heap, so that
+/// looking at `RssAnon` does not change it.
+///
+/// # Panics
+/// When there is no such field.
+#[track_caller]
+pub fn status_kib(name: &str) -> i64 {
+    let mut buffer = [0; 8192];
+    let length = fs::File::open("/proc/self/status")
+        .and_then(|mut file| std::io::Read::read(&mut file, &mut buffer))
+        .unwrap_or_default();
+    let text = std::str::from_utf8(&buffer[..length]).unwrap_or_default();
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(field, _)| *field == name)
+        .and_then(|(_, value)| value.split_whitespace().next()?.parse().ok())
+        .unwrap_or_else(|| panic!("/proc/self/status has no field {name}"))
+}
+
+/// Page faults of this thread that needed no input, so far.
+pub fn minor_faults() -> i64 {
+    // SAFETY: an all-zero rusage is valid, and the kernel fills it in.
+    unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage);
+        usage.ru_minflt
+    }
+}
+
 /// THP sizes in KiB that this kernel has statistics or settings for.
 pub fn thp_sizes_kib() -> Vec<u32> {
     let Ok(folder) = fs::read_dir(crate::settings::THP) else {

@@ -135,6 +135,9 @@ fn same_value(shown: &str, written: &str) -> bool {
 /// Folder of the settings of transparent huge pages.
 pub const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 
+/// Size in KiB of a THP that a PMD entry maps.
+const PMD_KIB: u32 = 2048;
+
 /// THP of PMD size by `MADV_HUGEPAGE` only, every other size never, and
 /// nothing in the background that could move a counter: khugepaged, KSM, NUMA
 /// balancing and proactive compaction rest.
@@ -142,16 +145,13 @@ pub fn quiet() -> Vec<Setting> {
     let mut settings = quiet_background();
     settings.push(Setting::set(format!("{THP}/enabled"), "madvise"));
     settings.push(Setting::set(format!("{THP}/defrag"), "madvise"));
-    for kib in other_thp_sizes() {
-        settings.push(Setting::set(
-            format!("{THP}/hugepages-{kib}kB/enabled"),
-            "never",
-        ));
-    }
-    // Kernels without sizes of their own (before 6.8) only have the global one.
-    let pmd_size = format!("{THP}/hugepages-2048kB/enabled");
-    if Path::new(&pmd_size).exists() {
-        settings.push(Setting::set(pmd_size, "inherit"));
+    for kib in crate::counters::thp_sizes_kib() {
+        let value = if kib == PMD_KIB { "inherit" } else { "never" };
+        let path = format!("{THP}/hugepages-{kib}kB/enabled");
+        // 8 kB exists for shmem only.
+        if Path::new(&path).exists() {
+            settings.push(Setting::set(path, value));
+        }
     }
     settings
 }
@@ -181,14 +181,6 @@ pub fn quiet_background() -> Vec<Setting> {
     .filter(|(path, _)| Path::new(path).exists())
     .map(|(path, value)| Setting::set(path, value))
     .collect()
-}
-
-/// Sizes in KiB of all THPs smaller than a PMD that this kernel can make.
-fn other_thp_sizes() -> Vec<u32> {
-    crate::counters::thp_sizes_kib()
-        .into_iter()
-        .filter(|kib| *kib != 2048)
-        .collect()
 }
 
 #[cfg(test)]

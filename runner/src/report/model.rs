@@ -189,7 +189,11 @@ impl Report {
             .iter()
             .filter_map(|machine| Some((machine, machine.fate.as_ref()?)));
         ends.filter(|(machine, fate)| {
-            !machine.blamed && !matches!(fate, Fate::Clean | Fate::Interrupted)
+            let expected = matches!(
+                fate,
+                Fate::Clean | Fate::Replaced { .. } | Fate::Interrupted
+            );
+            !machine.blamed && !expected
         })
     }
 
@@ -290,16 +294,22 @@ impl Fold {
                 duration_ms,
                 splats,
             } => {
-                // A verdict without a beginning is possible: the host gives it
-                // to tests that a dead machine never reached.
                 let running = self.running.take_if(|running| running.id == *test);
+                // The host gives a skip without a beginning to tests that no
+                // machine reached.
+                let reached = running.is_some() || *verdict != Verdict::Skip;
                 let mut ended = running.unwrap_or_else(|| TestReport::not_run(test.clone()));
-                ended.outcome = (*verdict).into();
-                ended.reason.clone_from(reason);
+                if reached {
+                    ended.outcome = (*verdict).into();
+                }
+                ended.reason = reason
+                    .strip_prefix("not run: ")
+                    .unwrap_or(reason)
+                    .to_owned();
                 ended.duration_ms = *duration_ms;
                 ended.splats.clone_from(splats);
                 if let Some(machine) = self.report.machines.last_mut() {
-                    machine.blamed |= matches!(verdict, Verdict::Crashed | Verdict::Timeout);
+                    machine.blamed |= *verdict == Verdict::Crashed;
                 }
                 return Some(ended);
             }
@@ -318,6 +328,8 @@ impl Fold {
             Event::RunEnds { interrupted } => self.report.interrupted = *interrupted,
             Event::StraySplat { .. }
             | Event::Heartbeat
+            | Event::GuestFails { .. }
+            | Event::NeedsNewMachine { .. }
             | Event::GuestDone
             | Event::CommandEnds { .. } => {}
         }
@@ -327,7 +339,7 @@ impl Fold {
     /// The report; planned tests that are not in `ended` were not run.
     fn finish(mut self, mut ended: HashMap<TestId, TestReport>) -> Report {
         let running = self.running.take();
-        let mut cut_off = |id: &TestId| match &running {
+        let cut_off = |id: &TestId| match &running {
             Some(test) if test.id == *id => TestReport {
                 reason: "the run ended while it was running".into(),
                 ..test.clone()

@@ -7,7 +7,7 @@ use std::path::Path;
 use hugeprobe_vm::event::Fate;
 
 use super::model::{Outcome, Report};
-use super::{quote, repeat};
+use super::repeat;
 
 /// Counts, each failure with its reason and the command to repeat it, and
 /// where the report is. Each line is ended.
@@ -23,7 +23,7 @@ pub fn summary(report: &Report, dir: &Path) -> String {
             "{}.{}: {words}: {}",
             test.id.target,
             test.id.name,
-            quote::inline(&test.reason)
+            one_line(&test.reason)
         ));
         line(format!(
             "  again: {}",
@@ -71,6 +71,10 @@ fn skips(report: &Report) -> String {
     words.collect::<Vec<_>>().join("; ")
 }
 
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// How a machine ended, in words.
 fn describe(fate: &Fate) -> String {
     match fate {
@@ -78,6 +82,7 @@ fn describe(fate: &Fate) -> String {
         Fate::Panic { title } => format!("kernel panic: {title}"),
         Fate::Hang { detail } => format!("hung: {detail}"),
         Fate::Lost { detail } => format!("lost: {detail}"),
+        Fate::Replaced { detail } => format!("replaced: {detail}"),
         Fate::TimedOut => "the time limit of the run was reached".into(),
         Fate::Infrastructure { detail } => detail.clone(),
         Fate::Interrupted => "interrupted".into(),

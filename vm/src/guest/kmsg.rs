@@ -12,8 +12,8 @@ const RECORD: usize = 8192;
 /// What was read from the log.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Record {
-    /// One line, without priority and time stamp.
-    Line(String),
+    /// The lines of one message, without priority and time stamp.
+    Lines(Vec<String>),
     /// The kernel overwrote records before we read them.
     Lost,
 }
@@ -47,8 +47,8 @@ impl KernelLog {
             match self.file.read(&mut buffer) {
                 Ok(n) => {
                     let text = String::from_utf8_lossy(&buffer[..n]);
-                    if let Some(line) = line_of(&text) {
-                        return Some(Record::Line(line.to_owned()));
+                    if let Some(lines) = lines_of(&text) {
+                        return Some(Record::Lines(lines));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => return Some(Record::Lost),
@@ -64,21 +64,43 @@ impl KernelLog {
     }
 }
 
-/// The text of a record: after the first `;`, without the dictionary that
-/// follows on lines of their own.
-fn line_of(record: &str) -> Option<&str> {
+/// The lines of a record: what stands after the first `;`, without the
+/// dictionary that follows on lines of its own. The kernel writes everything
+/// but printable ASCII as `\xNN`, line ends within a message among it.
+fn lines_of(record: &str) -> Option<Vec<String>> {
     let (_, text) = record.split_once(';')?;
-    text.lines().next()
+    let mut bytes = Vec::new();
+    let mut rest = text.lines().next()?;
+    while let Some((before, escape)) = rest.split_once("\\x") {
+        bytes.extend(before.bytes());
+        let code = escape
+            .get(..2)
+            .and_then(|code| u8::from_str_radix(code, 16).ok());
+        match code {
+            Some(code) => bytes.push(code),
+            None => bytes.extend(b"\\x"),
+        }
+        rest = if code.is_some() { &escape[2..] } else { escape };
+    }
+    bytes.extend(rest.bytes());
+    let text = String::from_utf8_lossy(&bytes);
+    Some(text.split('\n').map(str::to_owned).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::line_of;
+    use super::lines_of;
 
     #[test]
     fn text_is_between_header_and_dictionary() {
         let record = "6,339,5140900,-;NET: a; b\n SUBSYSTEM=net\n DEVICE=n1\n";
-        assert_eq!(line_of(record), Some("NET: a; b"));
-        assert_eq!(line_of("garbage"), None);
+        assert_eq!(lines_of(record), Some(vec!["NET: a; b".into()]));
+        assert_eq!(lines_of("garbage"), None);
+    }
+
+    #[test]
+    fn escapes_become_what_they_were() {
+        let record = "4,1,2,-;a\\x0ab\\x5cc\\xzz\n";
+        assert_eq!(lines_of(record), Some(vec!["a".into(), "b\\c\\xzz".into()]));
     }
 }

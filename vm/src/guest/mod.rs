@@ -3,8 +3,12 @@
 //! guest, does. One thread, one poll loop: it must go on when tests misbehave.
 
 mod channel;
+mod exec;
 mod kmsg;
 mod lines;
+mod log;
+mod programs;
+mod settings;
 mod setup;
 pub mod shared_memory;
 mod supervise;
@@ -19,15 +23,17 @@ use std::path::PathBuf;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use self::channel::Channel;
-use self::kmsg::KernelLog;
+use self::log::Log;
+use self::programs::Programs;
+use self::settings::Settings;
 use crate::event::Event;
 use crate::plan::{Job, Plan};
 use crate::words::split_kernel;
 
 /// What the guest works with: its way out and the kernel's log.
-pub(crate) struct Guest {
+struct Guest {
     channel: Channel,
-    log: KernelLog,
+    log: Log,
 }
 
 /// Runs the guest to its end; process 1 must not return.
@@ -53,7 +59,7 @@ fn work() -> Result<(), String> {
     setup::mount_basics()?;
     let mut guest = Guest {
         channel: Channel::open()?,
-        log: KernelLog::open()?,
+        log: Log::open()?,
     };
     let result = guest.follow_plan();
     match &result {
@@ -74,8 +80,12 @@ impl Guest {
         });
         let plan = read_plan()?;
         setup::prepare(&plan.setup)?;
+        self.report_stray();
         match plan.job {
-            Job::Tests(tests) => self.run_tests(&tests),
+            Job::Tests(tests) => {
+                self.run_tests(&tests, &mut Settings::remember(), &mut Programs::default());
+                Ok(())
+            }
             Job::Exec(command) => self.run_command(&command),
         }
     }
@@ -101,4 +111,18 @@ fn plan_path(word: &str) -> Option<&str> {
 fn read(path: impl AsRef<std::path::Path>) -> Result<String, String> {
     let path = path.as_ref();
     fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
+
+/// The whole environment of whatever runs in a guest.
+fn environment() -> [(&'static str, &'static str); 5] {
+    [
+        ("HUGEPROBE_GUEST", "1"),
+        ("HOME", "/root"),
+        (
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        ),
+        ("TERM", "dumb"),
+        ("TMPDIR", "/tmp"),
+    ]
 }

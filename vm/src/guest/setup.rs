@@ -82,6 +82,9 @@ fn mount_rest() {
     let _ = mount_fs("tmpfs", "/dev/shm", "mode=1777");
     let _ = mount_fs("hugetlbfs", "/dev/hugepages", "");
     let _ = mount_fs("tmpfs", "/run", "mode=755");
+    // Unlike tmpfs, ramfs is never swapped out under a test.
+    let _ = fs::create_dir_all(super::programs::FOLDER);
+    let _ = mount_fs("ramfs", super::programs::FOLDER, "mode=755");
     let _ = mount_fs("debugfs", "/sys/kernel/debug", "");
     let _ = mount_fs("tracefs", "/sys/kernel/tracing", "");
     let _ = mount_fs("cgroup2", "/sys/fs/cgroup", "");

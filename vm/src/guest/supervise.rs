@@ -83,7 +83,7 @@ pub fn run(
         }
         running.wait(guest, wait);
         running.read_all(guest, on_line);
-        guest.read_log();
+        guest.follow_log();
         running.reap();
     }
     if timed_out {
@@ -306,7 +306,7 @@ fn describe_stuck(guest: &mut Guest) {
         let note = format!("hugeprobe: at its time limit: {process}: syscall {call}stack {stack}");
         guest.log.note(&note[..note.floor_char_boundary(900)]);
     }
-    guest.read_log();
+    guest.follow_log();
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 /// A descriptor that polls readable once `pid` has ended (`pidfd_open(2)`).
@@ -51,4 +52,24 @@ pub fn raise_loopback() -> io::Result<()> {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     })?;
     Ok(())
+}
+
+/// Runs for a moment on each CPU.
+///
+/// A CPU that goes idle after a process has ended keeps that process's address
+/// space (lazy TLB) until it runs another one; only then does the kernel free
+/// it and check its counters.
+pub fn visit_all_cpus() {
+    let me = Pid::from_raw(0);
+    let Ok(all) = sched_getaffinity(me) else {
+        return;
+    };
+    for cpu in (0..CpuSet::count()).filter(|&cpu| all.is_set(cpu).unwrap_or(false)) {
+        let mut one = CpuSet::new();
+        if one.set(cpu).is_ok() {
+            // A CPU that is not there has nothing to give back.
+            let _ = sched_setaffinity(me, &one);
+        }
+    }
+    let _ = sched_setaffinity(me, &all);
 }

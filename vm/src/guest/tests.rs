@@ -1,14 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs the tests of a plan, each in a process of its own, and reports them.
 
+use std::io;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::programs::Programs;
+use super::settings::Settings;
 use super::supervise::{self, Outcome};
-use super::verdict::Words;
-use super::{Guest, kmsg::Record};
-use crate::event::{Event, Stream, Verdict};
+use super::verdict::{Findings, Words};
+use super::{Guest, log};
+use crate::event::{Event, Stream};
 use crate::plan::PlannedTest;
+use crate::splat;
 
 /// Output kept of one test, in bytes: the channel is a serial line.
 const OUTPUT_LIMIT: usize = 256 << 10;
@@ -16,54 +21,86 @@ const OUTPUT_LIMIT: usize = 256 << 10;
 impl Guest {
     /// Runs `tests` in order; stops early, having told the host, when the guest
     /// cannot be trusted any longer.
-    pub(super) fn run_tests(&mut self, tests: &[PlannedTest]) -> Result<(), String> {
-        for test in tests {
-            if let Some(reason) = self.run_test(test) {
+    pub(super) fn run_tests(
+        &mut self,
+        tests: &[PlannedTest],
+        settings: &mut Settings,
+        programs: &mut Programs,
+    ) {
+        for (at, test) in tests.iter().enumerate() {
+            let reason = self.run_test(test, settings, programs);
+            if let Some(reason) = reason.filter(|_| at + 1 < tests.len()) {
                 self.channel.send(&Event::NeedsNewMachine { reason });
-                break;
+                return;
             }
         }
-        Ok(())
+        self.report_stray();
     }
 
     /// Runs one test; returns why the guest should be replaced, if it should.
-    fn run_test(&mut self, test: &PlannedTest) -> Option<String> {
+    fn run_test(
+        &mut self,
+        test: &PlannedTest,
+        settings: &mut Settings,
+        programs: &mut Programs,
+    ) -> Option<String> {
+        let name = format!("{}::{}", test.id.target, test.id.name);
+        let program = programs.local(&test.program);
+        let taint = self.begin_mark(&name);
         self.channel.send(&Event::TestBegins {
             test: test.id.clone(),
         });
         let began = Instant::now();
-        let name = format!("{}::{}", test.id.target, test.id.name);
-        self.log.note(&format!("hugeprobe: begin {name}"));
-        self.read_log();
         let mut words = Words::new(&test.raw_name);
-        let mut room = OUTPUT_LIMIT;
-        let outcome = supervise::run(
-            self,
-            &mut command(test),
-            Some(Duration::from_secs(test.timeout_s.into())),
-            &mut |guest, stream, line| {
-                words.hear(&line);
-                guest.test_output(stream, line, &mut room);
-            },
-        );
-        self.log.note(&format!("hugeprobe: end {name}"));
-        self.read_log();
-        let (verdict, reason) = match &outcome {
-            Ok(outcome) => judge(&words, outcome, test.timeout_s),
-            Err(error) => (
-                Verdict::Fail,
-                format!("cannot run {}: {error}", test.program.display()),
-            ),
+        let outcome = self.run_program(test, program, &mut words);
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let kernel = self.end_mark(&name, taint);
+        if !kernel.splats.is_empty() {
+            log::rearm_warnings();
+        }
+        let findings = Findings {
+            outcome: outcome
+                .as_ref()
+                .map_err(|error| format!("cannot run {}: {error}", program.display())),
+            settings: settings.restore(),
+            kernel: &kernel,
         };
+        let (verdict, reason) = findings.judge(&words, test.timeout_s);
+        let replace = why_replace(&name, &findings);
         self.channel.send(&Event::TestEnds {
             test: test.id.clone(),
             verdict,
             reason,
-            duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            splats: Vec::new(),
+            duration_ms,
+            splats: kernel.splats.clone(),
         });
-        let stuck = outcome.is_ok_and(|outcome| outcome.unkillable);
-        stuck.then(|| format!("a process of {name} cannot be killed"))
+        replace
+    }
+
+    fn run_program(
+        &mut self,
+        test: &PlannedTest,
+        program: &Path,
+        words: &mut Words,
+    ) -> io::Result<Outcome> {
+        let mut command = Command::new(program);
+        command
+            .arg(&test.raw_name)
+            .args(["--exact", "--nocapture", "--test-threads=1"])
+            .current_dir("/")
+            .env_clear()
+            .envs(super::environment());
+        let limit = Duration::from_secs(test.timeout_s.into());
+        let mut room = OUTPUT_LIMIT;
+        supervise::run(
+            self,
+            &mut command,
+            Some(limit),
+            &mut |guest, stream, line| {
+                words.hear(&line);
+                guest.test_output(stream, line, &mut room);
+            },
+        )
     }
 
     fn test_output(&mut self, stream: Stream, line: String, room: &mut usize) {
@@ -79,72 +116,20 @@ impl Guest {
             });
         }
     }
-
-    /// Runs the one command of a [`crate::plan::Job::Exec`].
-    pub(super) fn run_command(&mut self, planned: &crate::plan::Command) -> Result<(), String> {
-        let (program, arguments) = planned.argv.split_first().ok_or("the command is empty")?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .current_dir(&planned.cwd)
-            .env_clear()
-            .envs(environment())
-            .envs(planned.env.iter().cloned());
-        let outcome = supervise::run(self, &mut command, None, &mut |guest, stream, line| {
-            guest.channel.send(&Event::TestOutput { stream, line });
-        })
-        .map_err(|error| format!("cannot run {program}: {error}"))?;
-        let code = match outcome.end {
-            supervise::End::Exited(code) => code,
-            supervise::End::Signaled(signal) => 128 + signal as i32,
-            supervise::End::TimedOut => unreachable!("a command has no time limit"),
-        };
-        self.channel.send(&Event::CommandEnds { code });
-        Ok(())
-    }
-
-    /// Passes on what the kernel has logged since the last call.
-    pub(super) fn read_log(&mut self) {
-        while let Some(record) = self.log.next() {
-            let line = match record {
-                Record::Line(line) => line,
-                Record::Lost => "hugeprobe: kernel log lines were lost".into(),
-            };
-            self.channel.send(&Event::KernelLine { line });
-        }
-    }
 }
 
-fn judge(words: &Words, outcome: &Outcome, timeout_s: u32) -> (Verdict, String) {
-    let (verdict, reason) = words.verdict(outcome.end, timeout_s);
-    if outcome.left_behind > 0 && !verdict.is_failure() {
-        let reason = format!("left {} process(es) behind", outcome.left_behind);
-        return (Verdict::Fail, reason);
+/// Why nothing after the test `name` could be trusted in this guest.
+fn why_replace(name: &str, findings: &Findings) -> Option<String> {
+    if findings.outcome.as_ref().is_ok_and(|o| o.unkillable) {
+        return Some(format!("a process of {name} cannot be killed"));
     }
-    (verdict, reason)
-}
-
-fn command(test: &PlannedTest) -> Command {
-    let mut command = Command::new(&test.program);
-    command
-        .arg(&test.raw_name)
-        .args(["--exact", "--nocapture", "--test-threads=1"])
-        .current_dir("/")
-        .env_clear()
-        .envs(environment());
-    command
-}
-
-/// The whole environment of whatever runs in a guest.
-fn environment() -> [(&'static str, &'static str); 5] {
-    [
-        ("HUGEPROBE_GUEST", "1"),
-        ("HOME", "/root"),
-        (
-            "PATH",
-            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ),
-        ("TERM", "dumb"),
-        ("TMPDIR", "/tmp"),
-    ]
+    let splats = &findings.kernel.splats;
+    if let Some(splat) = splats.iter().find(|splat| splat::is_lasting(splat)) {
+        return Some(format!("{name} made the kernel report `{}`", splat.title));
+    }
+    let stuck = findings
+        .settings
+        .iter()
+        .find(|s| s.contains(", and cannot be"));
+    stuck.map(|setting| format!("{name} left {setting}"))
 }

@@ -2,13 +2,64 @@
 //! From how a test process ended and what it wrote to a verdict; the table in
 //! `docs/architecture.md`. Pure.
 
-use super::supervise::End;
+use super::log;
+use super::supervise::{End, Outcome};
 use crate::event::Verdict;
 
 /// KSFT_XFAIL, KSFT_XPASS and KSFT_SKIP of the kernel's selftests.
 const XFAIL: i32 = 2;
 const XPASS: i32 = 3;
 const SKIP: i32 = 4;
+
+/// Everything that was found out about one test.
+pub struct Findings<'a> {
+    /// How its process ended, or why it could not be started.
+    pub outcome: Result<&'a Outcome, String>,
+    /// The settings it left changed, one line each.
+    pub settings: Vec<String>,
+    /// What the kernel said meanwhile.
+    pub kernel: &'a log::Verdict,
+}
+
+impl Findings<'_> {
+    /// The verdict and its reason. A test fails for what it says itself, else
+    /// for what the kernel says of it, else for what it leaves behind.
+    pub fn judge(&self, words: &Words, timeout_s: u32) -> (Verdict, String) {
+        let (verdict, reason) = match &self.outcome {
+            Ok(outcome) => words.verdict(outcome.end, timeout_s),
+            Err(error) => (Verdict::Fail, error.clone()),
+        };
+        match self.complaint() {
+            None => (verdict, reason),
+            Some(complaint) if verdict.is_failure() => (verdict, format!("{reason}; {complaint}")),
+            Some(complaint) => (Verdict::Fail, complaint),
+        }
+    }
+
+    fn complaint(&self) -> Option<String> {
+        let mut splats = self.kernel.splats.iter();
+        if let Some(splat) = splats.find(|splat| splat.allowed.is_none()) {
+            return Some(format!("the kernel reported `{}`", splat.title));
+        }
+        if self.kernel.taint != 0 {
+            return Some(format!(
+                "the kernel is now tainted {:#x}",
+                self.kernel.taint
+            ));
+        }
+        if self.kernel.lost {
+            return Some("the kernel logged so much that lines were lost".into());
+        }
+        match &self.outcome {
+            Ok(outcome) if outcome.left_behind > 0 => {
+                return Some(format!("left {} process(es) behind", outcome.left_behind));
+            }
+            _ => {}
+        }
+        let setting = self.settings.first()?;
+        Some(format!("left a setting changed: {setting}"))
+    }
+}
 
 /// What of a test's output its verdict depends on.
 #[derive(Debug, Default)]
@@ -109,9 +160,10 @@ mod tests {
     use nix::sys::signal::Signal;
     use test_case::test_case;
 
-    use super::Words;
-    use crate::event::Verdict;
-    use crate::guest::supervise::End;
+    use super::{Findings, Words};
+    use crate::event::{Splat, Verdict};
+    use crate::guest::log;
+    use crate::guest::supervise::{End, Outcome};
 
     fn verdict(output: &str, end: End) -> (Verdict, String) {
         let mut words = Words::new("split::first");
@@ -143,6 +195,87 @@ mod tests {
         assert_eq!(
             super::tests::verdict(output, end),
             (verdict, reason.to_owned())
+        );
+    }
+
+    fn passed() -> Words {
+        let mut words = Words::new("split::first");
+        PASSED.lines().for_each(|line| words.hear(line));
+        words
+    }
+
+    fn judge(
+        end: End,
+        left_behind: usize,
+        settings: &[&str],
+        kernel: log::Verdict,
+    ) -> (Verdict, String) {
+        let outcome = Outcome {
+            end,
+            left_behind,
+            unkillable: false,
+        };
+        let findings = Findings {
+            outcome: Ok(&outcome),
+            settings: settings.iter().map(ToString::to_string).collect(),
+            kernel: &kernel,
+        };
+        findings.judge(&passed(), 30)
+    }
+
+    fn reported(allowed: Option<&str>) -> log::Verdict {
+        log::Verdict {
+            splats: vec![Splat {
+                title: "WARNING in f".into(),
+                lines: Vec::new(),
+                allowed: allowed.map(str::to_owned),
+            }],
+            ..log::Verdict::default()
+        }
+    }
+
+    #[test]
+    fn what_a_test_leaves_behind_fails_it() {
+        let quiet = log::Verdict::default;
+        let ok = End::Exited(0);
+        assert_eq!(judge(ok, 0, &[], quiet()).0, Verdict::Pass);
+        let fail = |reason: &str| (Verdict::Fail, reason.to_owned());
+        assert_eq!(
+            judge(ok, 2, &[], quiet()),
+            fail("left 2 process(es) behind")
+        );
+        assert_eq!(
+            judge(ok, 0, &["enabled: madvise became never"], quiet()),
+            fail("left a setting changed: enabled: madvise became never")
+        );
+    }
+
+    #[test]
+    fn the_kernels_word_counts() {
+        let ok = End::Exited(0);
+        assert_eq!(
+            judge(ok, 0, &[], reported(None)),
+            (
+                Verdict::Fail,
+                "the kernel reported `WARNING in f`".to_owned()
+            )
+        );
+        assert_eq!(judge(ok, 0, &[], reported(Some("known"))).0, Verdict::Pass);
+        let tainted = log::Verdict {
+            taint: 0x200,
+            ..log::Verdict::default()
+        };
+        assert_eq!(judge(ok, 0, &[], tainted).0, Verdict::Fail);
+        let lost = log::Verdict {
+            lost: true,
+            ..log::Verdict::default()
+        };
+        assert_eq!(judge(ok, 0, &[], lost).0, Verdict::Fail);
+        let (verdict, reason) = judge(End::Exited(1), 0, &[], reported(None));
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(
+            reason.ends_with("; the kernel reported `WARNING in f`"),
+            "{reason}"
         );
     }
 }

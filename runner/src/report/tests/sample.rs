@@ -223,11 +223,21 @@ pub fn stray() -> Vec<Stamped> {
 
 /// The machine never comes up.
 pub fn no_boot() -> Vec<Stamped> {
-    let mut events = begins(&[id("a", "x")]);
-    let detail = "no QEMU: apt install qemu-system-x86".into();
+    let test = id("a", "x");
+    let detail = "no QEMU: apt install qemu-system-x86".to_owned();
+    let mut events = begins(std::slice::from_ref(&test));
     events.push(Event::VmEnds {
         number: 1,
-        fate: Fate::Infrastructure { detail },
+        fate: Fate::Infrastructure {
+            detail: detail.clone(),
+        },
+    });
+    events.push(Event::TestEnds {
+        test,
+        verdict: Verdict::Skip,
+        reason: format!("not run: {detail}"),
+        duration_ms: 0,
+        splats: vec![],
     });
     events.push(Event::RunEnds { interrupted: false });
     stamp(events)

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Copies of the test programs in the guest's memory: read once through 9p,
+//! then started from there for each of their tests.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Where the copies are.
+pub const FOLDER: &str = "/run/hugeprobe";
+
+/// The copies made so far, by original.
+#[derive(Default)]
+pub struct Programs {
+    copies: HashMap<PathBuf, PathBuf>,
+}
+
+impl Programs {
+    /// The copy of `program`, made when it is first asked for; `program` itself
+    /// when it cannot be copied, so that starting it tells why.
+    pub fn local(&mut self, program: &Path) -> &Path {
+        let number = self.copies.len();
+        self.copies
+            .entry(program.to_owned())
+            .or_insert_with(|| copy(program, number).unwrap_or_else(|| program.to_owned()))
+    }
+}
+
+fn copy(program: &Path, number: usize) -> Option<PathBuf> {
+    let name = program.file_name()?.to_str()?;
+    let folder = Path::new(FOLDER).join(number.to_string());
+    fs::create_dir(&folder).ok()?;
+    let path = folder.join(name);
+    fs::copy(program, &path).ok()?;
+    Some(path)
+}

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Known reports that are not the fault of the kernel under test, each with
+//! its reason. A report is allowed when it contains all the words of an entry.
+
+use super::kind::Kind;
+
+struct Allowed {
+    /// All of these must occur in the report.
+    words: &'static [&'static str],
+    reason: &'static str,
+}
+
+const KNOWN: [Allowed; 2] = [
+    Allowed {
+        words: &[
+            "VM_WARN_ON_FOLIO(!folio_is_device_private(folio))",
+            "include/linux/memremap.h:",
+            "dmirror_",
+        ],
+        reason: "test_hmm reads the driver data of coherent folios with a helper \
+                 that is meant for private ones",
+    },
+    Allowed {
+        words: &[
+            "WARNING: ",
+            "Conflicting mapping in same section",
+            "dmirror_allocate_chunk+",
+        ],
+        reason: "test_hmm owns one range for each coherent device and tries to \
+                 map it a second time when it has no free large folio",
+    },
+];
+
+/// Why the report `lines` of `kind` does not count, if it does not.
+pub fn reason(kind: Kind, lines: &[&str]) -> Option<&'static str> {
+    if kind == Kind::OutOfMemory {
+        return Some("the guest ran out of memory; killing is what the kernel must do");
+    }
+    let contains = |word: &&str| lines.iter().any(|line| line.contains(word));
+    let mut known = KNOWN.iter();
+    let entry = known.find(|entry| entry.words.iter().all(|word| contains(word)))?;
+    Some(entry.reason)
+}
