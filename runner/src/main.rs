@@ -7,6 +7,7 @@ mod exit;
 mod kernel;
 mod programs;
 mod report;
+mod run;
 
 use std::process::ExitCode;
 
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
+    if let Command::Bisect(args) = &cli.command {
+        return commands::run::bisect(args);
+    }
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),
         Err(Failure { exit, error }) => {
@@ -47,6 +51,8 @@ fn dispatch(command: Command) -> Outcome {
         Command::Kernel(command) => commands::kernel::run(&command),
         Command::Boot(args) => commands::boot::run(&args),
         Command::List(args) => commands::list::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),
         other => Err(Failure::new(

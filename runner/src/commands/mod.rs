@@ -7,3 +7,5 @@ pub mod doctor;
 pub mod kernel;
 pub mod list;
 pub mod man;
+pub mod report;
+pub mod run;

@@ -4,6 +4,7 @@
 
 mod locate;
 mod names;
+mod needs;
 mod select;
 
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::process::Command;
 
 pub use locate::{Error as LocateError, Layout};
 pub use names::{Error as NameError, Test};
-pub use select::{Error as SelectError, Selected, select};
+pub use needs::{AllNeeds, Needs};
+pub use select::{Selected, select};
 
 /// A target that only checks hugeprobe itself; it runs when it is named.
 const HIDDEN: &str = "faults";

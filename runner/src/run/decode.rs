@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Writes the kernel's reports of each test into a file of its own, with
+//! function names and source lines by the tree's own `decode_stacktrace.sh`.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hugeprobe_vm::event::Splat;
+
+use crate::kernel::Kernel;
+use crate::report::{Report, events, splat_path};
+
+/// Decoding is a courtesy: it must not hold up the reports.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Writes the splats of all tests in the results folder `dir`.
+///
+/// # Errors
+/// When files cannot be read or written; a failed decoding leaves the raw text.
+pub fn splats(dir: &Path, kernel: &Kernel) -> io::Result<()> {
+    let report = Report::from_events(&events::read(dir)?);
+    for test in report.tests.iter().filter(|test| !test.splats.is_empty()) {
+        let path = splat_path(dir, &test.id);
+        fs_err::create_dir_all(path.parent().unwrap_or(dir))?;
+        fs_err::write(path, text(&test.splats, kernel)?)?;
+    }
+    Ok(())
+}
+
+fn text(splats: &[Splat], kernel: &Kernel) -> io::Result<String> {
+    let mut raw = String::new();
+    for splat in splats {
+        raw.push_str(&splat.title);
+        raw.push('\n');
+        for line in &splat.lines {
+            raw.push_str(line);
+            raw.push('\n');
+        }
+        if let Some(reason) = &splat.allowed {
+            raw.push_str(&format!("(allowed: {reason})\n"));
+        }
+    }
+    Ok(decoded(&raw, kernel)?.unwrap_or(raw))
+}
+
+/// `raw` with source lines, where symbols and the script are at hand.
+fn decoded(raw: &str, kernel: &Kernel) -> io::Result<Option<String>> {
+    let (Some(vmlinux), Some(source)) = (&kernel.vmlinux, &kernel.source) else {
+        return Ok(None);
+    };
+    let script = source.join("scripts/decode_stacktrace.sh");
+    if !vmlinux.is_file() || !script.is_file() {
+        return Ok(None);
+    }
+    let mut child = Command::new(script)
+        .arg(vmlinux)
+        .arg(source)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut stdin = child.stdin.take().expect("stdin is piped");
+    let mut stdout = child.stdout.take().expect("stdout is piped");
+    let raw = raw.to_owned();
+    // Both ends move at once: neither pipe can fill up and block the other. A
+    // script that ends early is seen by its status.
+    let writer = std::thread::spawn(move || stdin.write_all(raw.as_bytes()));
+    let reader = std::thread::spawn(move || io::read_to_string(&mut stdout));
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break Some(status),
+            None if Instant::now() > deadline => {
+                child.kill()?;
+                child.wait()?;
+                break None;
+            }
+            None => std::thread::sleep(Duration::from_millis(50)),
+        }
+    };
+    let _ = writer.join();
+    let text = reader.join().ok().and_then(Result::ok);
+    let succeeded = status.is_some_and(|status| status.success());
+    Ok(text.filter(|text| succeeded && !text.trim().is_empty()))
+}

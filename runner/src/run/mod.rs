@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One run from beginning to end: plan, kernel, virtual machines, events,
+//! reports. `run`, `bisect`, `plan cell` and the matrix all end here.
+
+mod decode;
+mod guest;
+mod interrupt;
+mod memory;
+mod modules;
+mod results;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use hugeprobe_vm::event::{Stamped, TestId};
+use hugeprobe_vm::plan::{Job, Plan, PlannedTest};
+use hugeprobe_vm::session::{self, SessionConfig};
+
+use crate::cli::RunArgs;
+use crate::exit::{Exit, Failure, OrExit};
+use crate::kernel::cache::Cache;
+use crate::kernel::progress::Ui;
+use crate::kernel::{self, Kernel, Origin, Request, virtme};
+use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
+use crate::report::{Report, Terminal, events::Recorder};
+
+pub use results::Results;
+
+/// What a run left behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// What it amounts to.
+    pub report: Report,
+    /// The results folder.
+    pub dir: PathBuf,
+}
+
+/// Runs what `args` ask for, with the kernel from `origin`, into `results`.
+///
+/// # Errors
+/// Anything that keeps the run from starting, with its exit code. Once
+/// machines run, what happens is in the report.
+pub fn run(
+    args: &RunArgs,
+    origin: Origin,
+    layout: &Layout,
+    results: &Results,
+) -> Result<Finished, Failure> {
+    let ui = Ui::stderr(args.verbose);
+    let programs = programs::find(layout)?;
+    let select = &args.select;
+    let selected = programs::select(&programs.targets, &select.targets, select.tests.as_deref())
+        .or_exit(Exit::Usage)?;
+    let cache = Cache::open()?;
+    let request = Request {
+        origin,
+        profile: args.kernel.profile.name().to_owned(),
+        jobs: args.kernel.jobs,
+    };
+    let kernel = kernel::prepare(&cache, &request, &ui).map_err(kernel_failure)?;
+    let vng = virtme::find_or_install(&cache, &ui).map_err(kernel_failure)?;
+    let needs = AllNeeds::load()?;
+    let plan = |guest: &guest::Guest| Plan {
+        setup: guest.setup.clone(),
+        job: Job::Tests(planned(args, &selected, &needs)),
+    };
+    let guest = guest::Builder {
+        args,
+        layout,
+        cache: &cache,
+        kernel: &kernel,
+        needs: &needs,
+        ui: &ui,
+    }
+    .build(vng, &programs.guest, &selected)?;
+    results.describe(args, &kernel, &guest)?;
+    let config = SessionConfig {
+        machine: guest.machine.clone(),
+        folder: results.dir().to_owned(),
+        limit: None,
+        interrupted: interrupt::flag()?,
+    };
+    let terminal = follow(args, results, &plan(&guest), &config)?;
+    decode::splats(results.dir(), &kernel)?;
+    let report = crate::report::write_all(results.dir())?;
+    // Standard output may be gone by now (`hugeprobe run | head`); the files are there.
+    let _ = terminal.end(&report);
+    Ok(Finished {
+        report,
+        dir: results.dir().to_owned(),
+    })
+}
+
+/// Runs the machines, recording and showing every event.
+fn follow(
+    args: &RunArgs,
+    results: &Results,
+    plan: &Plan,
+    config: &SessionConfig,
+) -> Result<Terminal, Failure> {
+    let mut recorder = Recorder::create(results.dir())?;
+    let mut terminal = Terminal::new(args.verbose);
+    let mut unrecorded = None;
+    let sink = |stamped: Stamped| {
+        if let Err(error) = recorder.record(&stamped) {
+            // What is not recorded did not happen: end the run.
+            config.interrupted.store(true, Ordering::Relaxed);
+            unrecorded.get_or_insert(error);
+        }
+        // Whoever read our output may have gone; the files matter more.
+        let _ = terminal.event(&stamped);
+    };
+    // A machine that could not be started is in the events, too.
+    let started = session::run(plan, config, sink);
+    if let Some(error) = unrecorded {
+        return Err(error.into());
+    }
+    if let Err(error) = started {
+        eprintln!("hugeprobe: {:#}", anyhow::Error::from(error));
+    }
+    Ok(terminal)
+}
+
+/// The chosen tests as the guest runs them.
+fn planned(args: &RunArgs, selected: &[Selected], needs: &AllNeeds) -> Vec<PlannedTest> {
+    let mut planned = Vec::new();
+    for chosen in selected {
+        let limit = args.timeout.or(needs.of(&chosen.target.name).timeout_s);
+        planned.extend(chosen.tests.iter().map(|test| PlannedTest {
+            id: TestId {
+                target: chosen.target.name.clone(),
+                name: test.name.clone(),
+            },
+            program: chosen.target.program.clone(),
+            raw_name: test.raw_name.clone(),
+            timeout_s: limit.unwrap_or(60),
+        }));
+    }
+    planned
+}
+
+/// The kernel that the command line asks for.
+pub fn origin(args: &crate::cli::KernelArgs) -> Origin {
+    match (&args.kdir, &args.kernel) {
+        (Some(tree), _) => Origin::Tree(tree.clone()),
+        (None, Some(image)) if image == "debian" => Origin::DebianImage,
+        (None, Some(image)) => Origin::Image(PathBuf::from(image)),
+        (None, None) => Origin::Version(args.kver.first().cloned()),
+    }
+}
+
+fn kernel_failure(error: kernel::KernelError) -> Failure {
+    Failure {
+        exit: error.exit(),
+        error: error.into(),
+    }
+}

@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The results folder: made before anything expensive is done, described when
+//! the kernel is known, pointed to by `results/latest`.
+
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::guest::Guest;
+use crate::cli::RunArgs;
+use crate::kernel::Kernel;
+use crate::report::{RUN_INFO, RunInfo, events};
+
+/// Where results go by default.
+const RESULTS: &str = "results";
+/// The kernel's configuration in a results folder.
+const CONFIG: &str = "kernel.config";
+
+/// A folder that takes the results of one run.
+#[derive(Debug)]
+pub struct Results {
+    dir: PathBuf,
+}
+
+/// Why there is no results folder.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be written.
+    #[error("results folder {}: {source}; choose another with O= (--output)", dir.display())]
+    Unwritable {
+        /// The folder.
+        dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Writing into it would mix results with something else.
+    #[error(
+        "results folder {} holds other files; choose an empty or a new one with O= (--output)",
+        dir.display()
+    )]
+    Foreign {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+impl Results {
+    /// The folder that the user names, or a new one below `results`, with
+    /// `results/latest` pointing to it. A folder of an earlier run is emptied.
+    ///
+    /// # Errors
+    /// When it cannot be written or holds something else.
+    pub fn create(output: Option<&Path>) -> Result<Self, Error> {
+        match output {
+            Some(dir) => Self::named(dir),
+            None => Self::dated(Path::new(RESULTS)),
+        }
+    }
+
+    /// The folder with an absolute path.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn named(dir: &Path) -> Result<Self, Error> {
+        let unwritable = |source| Error::Unwritable {
+            dir: dir.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(dir).map_err(unwritable)?;
+        let is_ours = dir.join(events::FILE).exists();
+        for entry in std::fs::read_dir(dir).map_err(unwritable)? {
+            if !is_ours {
+                return Err(Error::Foreign {
+                    dir: dir.to_owned(),
+                });
+            }
+            let path = entry.map_err(unwritable)?.path();
+            let removed = if path.is_dir() {
+                std::fs::remove_dir_all(path)
+            } else {
+                std::fs::remove_file(path)
+            };
+            removed.map_err(unwritable)?;
+        }
+        Self::open(dir)
+    }
+
+    fn dated(parent: &Path) -> Result<Self, Error> {
+        let unwritable = |source| Error::Unwritable {
+            dir: parent.to_owned(),
+            source,
+        };
+        std::fs::create_dir_all(parent).map_err(unwritable)?;
+        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+        let name = now.replace(':', "-");
+        // Two runs may begin within one second.
+        for number in 1.. {
+            let name = if number == 1 {
+                name.clone()
+            } else {
+                format!("{name}-{number}")
+            };
+            match std::fs::create_dir(parent.join(&name)) {
+                Ok(()) => {
+                    point(parent, &name).map_err(unwritable)?;
+                    return Self::open(&parent.join(name));
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(unwritable(error)),
+            }
+        }
+        unreachable!("some number is free")
+    }
+
+    /// Proves that a file can be written, so that no kernel is built in vain.
+    fn open(dir: &Path) -> Result<Self, Error> {
+        let unwritable = |source| Error::Unwritable {
+            dir: dir.to_owned(),
+            source,
+        };
+        std::fs::write(dir.join(events::FILE), "").map_err(unwritable)?;
+        let dir = std::fs::canonicalize(dir).map_err(unwritable)?;
+        Ok(Self { dir })
+    }
+
+    /// Keeps what makes the run repeatable: the kernel's identity and
+    /// configuration, and the arguments that choose kernel and guest again.
+    pub fn describe(&self, args: &RunArgs, kernel: &Kernel, guest: &Guest) -> io::Result<()> {
+        if let Some(config) = &kernel.config {
+            fs_err::copy(config, self.dir.join(CONFIG))?;
+        }
+        let digest = Sha256::digest(fs_err::read(&kernel.bzimage)?);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let identity = &kernel.identity;
+        let facts = [
+            ("release", kernel.release.clone()),
+            ("source", identity.source.clone()),
+            ("profile", identity.profile.clone()),
+            ("compiler", identity.compiler.clone()),
+            ("image", kernel.bzimage.display().to_string()),
+            ("image sha256", digest),
+            ("config digest", identity.config.clone()),
+            (
+                "guest",
+                format!(
+                    "{} CPUs, {} MiB",
+                    guest.machine.cpus, guest.machine.memory_mib
+                ),
+            ),
+            ("command line", guest.machine.append.join(" ")),
+        ];
+        let info = RunInfo {
+            arguments: repeat_arguments(args),
+            kernel: facts
+                .into_iter()
+                .filter(|(_, value)| !value.is_empty())
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        };
+        fs_err::write(self.dir.join(RUN_INFO), serde_json::to_vec_pretty(&info)?)
+    }
+}
+
+/// Makes `parent/latest` point to `name` in one step.
+fn point(parent: &Path, name: &str) -> io::Result<()> {
+    let unfinished = parent.join(format!(".latest-{}", std::process::id()));
+    symlink(name, &unfinished)?;
+    fs_err::rename(unfinished, parent.join("latest"))
+}
+
+/// The arguments that choose the same kernel and guest again.
+fn repeat_arguments(args: &RunArgs) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut add = |flag: &str, value: Option<String>| {
+        words.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
+    };
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
+    let show = |path: PathBuf| path.display().to_string();
+    let (kernel, guest) = (&args.kernel, &args.guest);
+    add(
+        "--kdir",
+        kernel.kdir.as_deref().map(|dir| show(absolute(dir))),
+    );
+    add(
+        "--kernel",
+        kernel.kernel.as_ref().map(|image| match image.as_str() {
+            "debian" => image.clone(),
+            path => show(absolute(Path::new(path))),
+        }),
+    );
+    add("--kver", kernel.kver.first().cloned());
+    let profile = Some(kernel.profile).filter(|&profile| profile != crate::cli::Profile::default());
+    add(
+        "--profile",
+        profile.map(|profile| profile.name().to_owned()),
+    );
+    add(
+        "--cpus",
+        Some(guest.cpus)
+            .filter(|&cpus| cpus != 2)
+            .map(|cpus| cpus.to_string()),
+    );
+    add("--mem", guest.mem.clone());
+    for append in &guest.append {
+        add("--append", Some(append.clone()));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_with_other_files_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("thesis.tex");
+        std::fs::write(&file, "years of work").unwrap();
+        assert!(matches!(
+            Results::create(Some(dir.path())),
+            Err(Error::Foreign { .. })
+        ));
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn a_folder_of_an_earlier_run_is_emptied() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("deep/out");
+        Results::create(Some(&out)).unwrap();
+        std::fs::create_dir(out.join("splats")).unwrap();
+        std::fs::write(out.join("splats/old.txt"), "old").unwrap();
+        Results::create(Some(&out)).unwrap();
+        assert!(!out.join("splats").exists());
+    }
+
+    #[test]
+    fn runs_of_one_second_get_folders_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Results::dated(dir.path()).unwrap();
+        let second = Results::dated(dir.path()).unwrap();
+        assert_ne!(first.dir(), second.dir());
+        let latest = std::fs::canonicalize(dir.path().join("latest")).unwrap();
+        assert_eq!(latest, second.dir());
+    }
+}
