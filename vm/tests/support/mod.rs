@@ -5,13 +5,14 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use hugeprobe_vm::event::{Event, Stamped};
+use hugeprobe_vm::event::{Event, Fate, Stamped, TestId, Verdict};
 use hugeprobe_vm::machine::MachineConfig;
-use hugeprobe_vm::plan::{Job, Plan, Setup};
+use hugeprobe_vm::plan::{Job, Plan, PlannedTest, Setup};
 use hugeprobe_vm::session::{self, SessionConfig, Summary};
 
 /// The kernel image, from `HUGEPROBE_TEST_KERNEL`; without it the caller
@@ -77,6 +78,83 @@ pub fn output(events: &[Stamped]) -> Vec<&str> {
         .iter()
         .filter_map(|stamped| match &stamped.event {
             Event::TestOutput { line, .. } => Some(line.as_str()),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The test program `faults`, whose tests misbehave on purpose.
+pub fn faults_program() -> PathBuf {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "test",
+            "--offline",
+            "-q",
+            "-p",
+            "selftests",
+            "--test",
+            "faults",
+        ])
+        .args(["--no-run", "--message-format=json"])
+        .output()
+        .expect("cargo runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "faults")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo names the program")
+}
+
+/// A plan that runs `tests` of `faults`, each with its time limit in seconds.
+pub fn faults(program: &Path, tests: &[(&str, u32)]) -> Plan {
+    let planned = |&(name, timeout_s): &(&str, u32)| PlannedTest {
+        id: TestId {
+            target: "faults".into(),
+            name: name.into(),
+        },
+        program: program.to_owned(),
+        raw_name: name.into(),
+        timeout_s,
+    };
+    Plan {
+        setup: Setup {
+            swap_mib: 64,
+            ..Setup::default()
+        },
+        job: Job::Tests(tests.iter().map(planned).collect()),
+    }
+}
+
+/// The verdict and reason that `name` got; it must be exactly one.
+pub fn verdict<'a>(events: &'a [Stamped], name: &str) -> (Verdict, &'a str) {
+    let mut found = events.iter().filter_map(|stamped| match &stamped.event {
+        Event::TestEnds {
+            test,
+            verdict,
+            reason,
+            ..
+        } if test.name == name => Some((*verdict, reason.as_str())),
+        _ => None,
+    });
+    let first = found
+        .next()
+        .unwrap_or_else(|| panic!("no verdict on {name}"));
+    assert_eq!(found.next(), None, "a second verdict on {name}");
+    first
+}
+
+/// How the machines of the run ended, in order.
+pub fn fates(events: &[Stamped]) -> Vec<&Fate> {
+    events
+        .iter()
+        .filter_map(|stamped| match &stamped.event {
+            Event::VmEnds { fate, .. } => Some(fate),
             _ => None,
         })
         .collect()
