@@ -140,13 +140,9 @@ fn exhausts_memory() {
     fs::write("/proc/self/oom_score_adj", "1000").expect("we may be killed first");
     let mut hoard: Vec<Vec<u8>> = Vec::new();
     loop {
-        // Random-looking content, so that compressed swap does not hold it.
-        let seed = hoard.len() as u64 + 1;
-        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let mut block = vec![0u8; 16 << 20];
-        for word in block.chunks_exact_mut(64) {
-            state = state.rotate_left(23).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            word[..8].copy_from_slice(&state.to_ne_bytes());
+        for page in block.chunks_exact_mut(4096) {
+            page[0] = 1;
         }
         hoard.push(block);
     }

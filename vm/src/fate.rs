@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::event::Fate;
+use crate::event::{Fate, Splat};
 use crate::splat;
 
 /// Console lines kept; a panic with its traces has some hundred.
@@ -50,6 +50,12 @@ impl Evidence {
     /// The last console lines, oldest first, without time stamps.
     pub fn console_tail(&self) -> &[String] {
         &self.tail[self.tail.len().saturating_sub(TAIL)..]
+    }
+
+    /// What the kernel reported on the console since the last test began; a
+    /// panic that no report preceded is one itself.
+    pub fn splats(&self) -> Vec<Splat> {
+        splat::parse(splat::since_last_test(self.console_tail()))
     }
 
     /// The fate of a machine whose QEMU has ended; `status` in words.

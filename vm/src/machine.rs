@@ -21,7 +21,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Event, Fate};
+use crate::event::{Event, Fate, Splat};
 use crate::fate::{self, Evidence};
 use crate::plan::{Plan, Share};
 use crate::qemu::QemuCommand;
@@ -199,6 +199,7 @@ impl Machine {
             // Emulation must be chosen, never slipped into.
             *machine = machine.replace("kvm:tcg", "kvm");
         }
+        set_topology(&mut command, config);
         command.add(config.qemu_args.iter().cloned());
         command.add_kernel_words(config.append.iter().cloned());
         command.add_kernel_words([
@@ -232,6 +233,11 @@ impl Machine {
     /// The last console lines, oldest first.
     pub fn console_tail(&self) -> &[String] {
         self.evidence.console_tail()
+    }
+
+    /// What the kernel reported on the console since the last test began.
+    pub fn console_splats(&self) -> Vec<Splat> {
+        self.evidence.splats()
     }
 
     /// Waits at most `limit` for the next event or the end.
@@ -334,14 +340,11 @@ impl Machine {
     fn ended(&mut self) -> Fate {
         // Whatever the console still holds belongs to the evidence.
         let _ = self.console.set_nonblocking(true);
-        let before = loop {
-            let before = self.evidence.console_bytes;
+        let mut before = usize::MAX;
+        while before != self.evidence.console_bytes {
+            before = self.evidence.console_bytes;
             self.read_console();
-            if self.evidence.console_bytes == before {
-                break before;
-            }
-        };
-        debug_assert!(before == self.evidence.console_bytes);
+        }
         let status = wait_or_kill(&mut self.qemu, Duration::from_secs(2));
         let stderr = fs::read_to_string(&self.stderr_path).unwrap_or_default();
         self.evidence.qemu_ended(fate::describe(status), &stderr)
@@ -385,6 +388,17 @@ fn add_serial(command: &mut QemuCommand, id: &str, socket: &UnixStream) {
         "-serial".to_owned(),
         format!("chardev:{id}"),
     ]);
+}
+
+/// Gives each NUMA node sockets of its own: CPUs of one socket share a cache,
+/// and the kernel warns when those are on different nodes.
+fn set_topology(command: &mut QemuCommand, config: &MachineConfig) {
+    let (cpus, nodes) = (config.cpus, config.numa_nodes);
+    if let Some(smp) = command.value_mut("-smp")
+        && nodes > 1
+    {
+        *smp = format!("{cpus},sockets={cpus},cores=1,threads=1");
+    }
 }
 
 fn add_shares(command: &mut QemuCommand, shares: &[Share]) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::event::{Event, Fate, Stamped, TestId, Verdict};
+use crate::event::{Event, Fate, Splat, Stamped, TestId, Verdict};
 use crate::machine::{Machine, MachineConfig, Next, StartError};
 use crate::plan::{Job, Plan, PlannedTest};
 
@@ -150,10 +150,12 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             number,
             accel: config.accel.name().into(),
         });
+        let mut splats = Vec::new();
         let fate = match Machine::start(config, &plan, &self.config.folder, number) {
             Ok(mut machine) => {
                 let fate = self.follow(&mut machine);
                 machine.kill();
+                splats = machine.console_splats();
                 Ok(fate)
             }
             Err(error) => Err(error),
@@ -164,7 +166,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             },
             Fate::clone,
         );
-        self.end_running(&told);
+        self.end_running(&told, splats);
         self.emit(Event::VmEnds { number, fate: told });
         fate
     }
@@ -227,7 +229,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
     }
 
     /// Gives the test that ran when its machine ended its verdict.
-    fn end_running(&mut self, fate: &Fate) {
+    fn end_running(&mut self, fate: &Fate, splats: Vec<Splat>) {
         let Some((test, began)) = self.running.take() else {
             return;
         };
@@ -250,7 +252,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             verdict,
             reason,
             duration_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
-            splats: Vec::new(),
+            splats,
         });
     }
 

@@ -15,7 +15,7 @@ use crate::plan::{Module, Setup};
 
 /// Values under `/proc/sys`. Those that a kernel lacks are left out silently:
 /// each only makes a report more likely or more legible.
-const SYSCTLS: [(&str, &str); 10] = [
+const SYSCTLS: [(&str, &str); 9] = [
     // A test that ends in an oops fails alone; the rest goes on elsewhere.
     ("kernel/panic_on_oops", "0"),
     ("kernel/panic_on_warn", "0"),
@@ -27,7 +27,6 @@ const SYSCTLS: [(&str, &str); 10] = [
     ("kernel/printk_devkmsg", "on"),
     ("kernel/printk_ratelimit", "0"),
     ("kernel/sysrq", "1"),
-    ("kernel/core_pattern", "|/bin/false"),
 ];
 
 /// Mounts what the channel and the plan need.
