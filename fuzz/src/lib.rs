@@ -3,6 +3,9 @@
 //! must come of them, and the executor that runs them under KCOV.
 
 pub mod decode;
+pub mod exec;
+pub mod kcov;
+pub mod mailbox;
 pub mod model;
 pub mod mutate;
 pub mod program;

@@ -209,7 +209,11 @@ impl Model {
         }
         match remap.how {
             Move::Inplace => return (self.resize(who, remap), touched),
-            Move::Fixed | Move::Dontunmap => self.relocate(who, remap),
+            Move::Fixed => self.relocate(who, remap),
+            Move::Dontunmap => {
+                self.relocate(who, remap);
+                self.settle_locks(who, facts);
+            }
         }
         (Wanted::OrAny(FAILURES), touched)
     }
@@ -281,7 +285,7 @@ impl Model {
         let source = &mut process.pages[from];
         if how == Move::Dontunmap {
             if source.flags.has(Flags::LOCKED) {
-                // the lock of the whole source area goes, whose edges are not modelled
+                // what is counted as locked afterwards is not documented
                 process.lock_unsure = true;
                 source.flags.clear(Flags::LOCKED);
             }
@@ -289,6 +293,18 @@ impl Model {
             source.discard();
         } else {
             source.unmap();
+        }
+    }
+
+    /// DONTUNMAP unlocks the whole area of the source, whose edges are not modelled.
+    fn settle_locks(&mut self, who: usize, facts: &dyn Facts) {
+        let process = &mut self.processes[who];
+        if process.lock_unsure {
+            for (number, page) in process.pages.iter_mut().enumerate() {
+                if page.flags.has(Flags::LOCKED) && !facts.locked(number) {
+                    page.flags.clear(Flags::LOCKED);
+                }
+            }
         }
     }
 

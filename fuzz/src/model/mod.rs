@@ -50,6 +50,8 @@ pub struct Unexpected {
 pub trait Facts {
     /// Whether anything is mapped at the page, in the process that acts.
     fn mapped(&self, page: usize) -> bool;
+    /// Whether the mapping of the page is locked.
+    fn locked(&self, page: usize) -> bool;
 }
 
 /// Slots of the acting process whose pages may have changed: bit i for slot i.
@@ -329,9 +331,10 @@ impl Model {
             Op::UffdUnregister { at, len } => self.uffd_unregister(who, at, len, got),
             Op::UffdProtect { at, len } => self.uffd_protect(who, at, len, true),
             Op::UffdUnprotect { at, len } => self.uffd_protect(who, at, len, false),
-            Op::System { .. } | Op::Verify {} => {
-                (Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL]), Touched::ALL)
-            }
+            Op::System { .. } | Op::Verify {} => (
+                Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL, libc::ENOENT]),
+                Touched::ALL,
+            ),
             Op::Read { at, len } | Op::Write { at, len } | Op::Remote { at, len, .. } => {
                 (Wanted::Exactly(0), Touched::range(at.page(), len.pages()))
             }
@@ -353,6 +356,10 @@ struct Assumed;
 
 impl Facts for Assumed {
     fn mapped(&self, _: usize) -> bool {
+        true
+    }
+
+    fn locked(&self, _: usize) -> bool {
         true
     }
 }

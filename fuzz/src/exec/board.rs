@@ -1,0 +1,250 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What the processes of a program share: the steps, the model, whose turn it
+//! is, the first violation, and the coverage.
+//!
+//! Exactly one process works at a time: the one that has the turn. Everything
+//! but the turn is touched by it alone, so no locks are needed.
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::time::Duration;
+
+use super::cover::Cover;
+use super::violation::Violation;
+use crate::model::Model;
+use crate::program::{MAX_STEPS, PROCESSES, Program, Step};
+
+/// The turn after which everybody stops.
+pub const STOP: u32 = u32::MAX;
+const REPORT_BYTES: usize = 16 << 10;
+
+/// What was counted while programs ran.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Stats {
+    /// Operations carried out.
+    pub calls: u64,
+    /// Those of them that returned success.
+    pub succeeded: u64,
+    /// Times that a KCOV area was full, so that coverage was lost.
+    pub overflows: u64,
+}
+
+#[repr(C)]
+struct Shared {
+    turn: AtomicU32,
+    leaving: AtomicI32,
+    pids: [AtomicI32; PROCESSES],
+    count: u32,
+    steps: [Option<Step>; MAX_STEPS],
+    results: [i32; MAX_STEPS],
+    stats: Stats,
+    report_bytes: u32,
+    report: [u8; REPORT_BYTES],
+    model: Model,
+    cover: Cover,
+}
+
+/// A handle on the shared state; processes made by fork share it.
+#[derive(Clone, Copy)]
+pub struct Board(NonNull<Shared>);
+
+impl Board {
+    /// Makes the shared state; it lasts as long as a process that has it.
+    pub fn new() -> std::io::Result<Self> {
+        let bytes = std::mem::size_of::<Shared>();
+        // SAFETY: a new mapping; nobody else knows it.
+        let base = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        // Zero pages are a valid Shared: numbers, and `None` is written below.
+        let board =
+            Self(NonNull::new(base.cast()).expect("mmap without MAP_FIXED does not return 0"));
+        board.shared().steps = [None; MAX_STEPS];
+        Ok(board)
+    }
+
+    /// The state. Only for the process that has the turn, and never twice at
+    /// a time; both hold because every caller below uses it for one expression.
+    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
+    fn shared(&self) -> &mut Shared {
+        // SAFETY: the mapping lives as long as the process, is as large as
+        // Shared, and only the holder of the turn gets here.
+        unsafe { &mut *self.0.as_ptr() }
+    }
+
+    /// The model; for the process that has the turn.
+    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
+    pub fn model(&self) -> &mut Model {
+        &mut self.shared().model
+    }
+
+    /// The coverage; for the process that has the turn.
+    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
+    pub fn cover(&self) -> &mut Cover {
+        &mut self.shared().cover
+    }
+
+    /// The counts; for the process that has the turn.
+    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
+    pub fn stats(&self) -> &mut Stats {
+        &mut self.shared().stats
+    }
+
+    /// Puts a program in, and the model at its start.
+    pub fn load(&self, program: &Program) {
+        let shared = self.shared();
+        for (slot, step) in shared.steps.iter_mut().zip(&program.steps) {
+            *slot = Some(*step);
+        }
+        shared.count = program.steps.len().min(MAX_STEPS) as u32;
+        shared.report_bytes = 0;
+        shared.model.start();
+        shared.leaving.store(-1, Ordering::Relaxed);
+        shared
+            .pids
+            .iter()
+            .for_each(|pid| pid.store(0, Ordering::Relaxed));
+        shared.turn.store(self.next(0), Ordering::SeqCst);
+    }
+
+    /// Number of steps.
+    pub fn count(&self) -> usize {
+        self.shared().count as usize
+    }
+
+    /// Step number `index`, if there is one.
+    pub fn step(&self, index: usize) -> Option<Step> {
+        if index < self.count() {
+            self.shared().steps[index]
+        } else {
+            None
+        }
+    }
+
+    /// Records what a step returned: 0 or an errno.
+    pub fn set_result(&self, index: usize, errno: i32) {
+        self.shared().results[index] = errno;
+    }
+
+    /// What a step returned.
+    pub fn result(&self, index: usize) -> i32 {
+        self.shared().results[index]
+    }
+
+    /// Where the program is: a step's index; `count() + p` while process `p`
+    /// is checked as a whole; `STOP`.
+    pub fn turn(&self) -> u32 {
+        self.shared().turn.load(Ordering::SeqCst)
+    }
+
+    /// The process that has turn `turn`.
+    pub fn owner(&self, turn: u32) -> usize {
+        let count = self.count();
+        match self.step(turn as usize) {
+            Some(step) => step.process.index(),
+            None => (turn as usize).saturating_sub(count),
+        }
+    }
+
+    /// The first turn from `turn` on at which there is something to do.
+    fn next(&self, mut turn: u32) -> u32 {
+        let shared = self.shared();
+        while let Some(step) = self.step(turn as usize) {
+            if !shared.model.skips(&step) {
+                return turn;
+            }
+            turn += 1;
+        }
+        let last = shared.count + PROCESSES as u32;
+        while turn < last && !shared.model.alive((turn - shared.count) as usize) {
+            turn += 1;
+        }
+        if turn < last { turn } else { STOP }
+    }
+
+    /// Passes the turn on from `turn`.
+    pub fn pass(&self, turn: u32) {
+        self.set_turn(self.next(turn + 1));
+    }
+
+    /// Ends the program for all.
+    pub fn stop(&self) {
+        self.set_turn(STOP);
+    }
+
+    fn set_turn(&self, turn: u32) {
+        let word = &self.shared().turn;
+        word.store(turn, Ordering::SeqCst);
+        // SAFETY: wakes waiters on a word that lives as long as the process.
+        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+    }
+
+    /// Waits while the turn is `turn`, for at most `limit`.
+    pub fn wait_turn(&self, turn: u32, limit: Duration) {
+        let word = &self.shared().turn;
+        let time = libc::timespec {
+            tv_sec: limit.as_secs() as i64,
+            tv_nsec: i64::from(limit.subsec_nanos()),
+        };
+        // SAFETY: word and time live for the length of the call.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                word.as_ptr(),
+                libc::FUTEX_WAIT,
+                turn,
+                &raw const time,
+            )
+        };
+    }
+
+    /// Says that a process is about to leave; whoever reaps it passes the turn.
+    pub fn set_leaving(&self, process: i32) {
+        self.shared().leaving.store(process, Ordering::SeqCst);
+    }
+
+    /// The process that is about to leave.
+    pub fn leaving(&self) -> Option<usize> {
+        usize::try_from(self.shared().leaving.load(Ordering::SeqCst)).ok()
+    }
+
+    /// The pid of a process, 0 if there is none.
+    pub fn pid(&self, process: usize) -> i32 {
+        self.shared().pids[process].load(Ordering::SeqCst)
+    }
+
+    /// Records the pid of a process.
+    pub fn set_pid(&self, process: usize, pid: i32) {
+        self.shared().pids[process].store(pid, Ordering::SeqCst);
+    }
+
+    /// Records a violation, unless there is one already, and stops the program.
+    pub fn report(&self, violation: &Violation) {
+        let shared = self.shared();
+        if shared.report_bytes == 0 {
+            let text = violation.print();
+            let bytes = &text.as_bytes()[..text.len().min(REPORT_BYTES)];
+            shared.report[..bytes.len()].copy_from_slice(bytes);
+            shared.report_bytes = bytes.len() as u32;
+        }
+        self.stop();
+    }
+
+    /// The violation, if there is one.
+    pub fn violation(&self) -> Option<Violation> {
+        let shared = self.shared();
+        let bytes = &shared.report[..shared.report_bytes as usize];
+        (!bytes.is_empty()).then(|| Violation::parse(&String::from_utf8_lossy(bytes)))
+    }
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What is checked after a step, and at the end, in the process itself.
+//!
+//! After a step only what does not disturb is done: page map entries, loads of
+//! pages that are present, accesses that must fault. A page that is swapped
+//! out, on a device or not there yet stays so until the program reads it.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::process::{Process, agree, load_words, page_name, store_words};
+use super::sys;
+use super::violation::Oracle;
+use crate::model::page::{Flags, Page};
+use crate::model::{Effect, Touched};
+use crate::program::{Op, PAGES, SLOT_PAGES, SLOTS, Step};
+
+/// Oracle, what is wrong (part of the title), and the detail.
+pub type Broken = (Oracle, String, String);
+
+/// What the kernel under test can tell.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// Soft-dirty bits.
+    pub soft_dirty: bool,
+    /// The guard-region bit of the page map.
+    pub guard: bool,
+}
+
+/// Bits of a page map entry (Documentation/admin-guide/mm/pagemap.rst).
+mod bit {
+    pub const SOFT_DIRTY: u64 = 1 << 55;
+    pub const UFFD_WP: u64 = 1 << 57;
+    pub const GUARD: u64 = 1 << 58;
+    pub const SWAP: u64 = 1 << 62;
+    pub const PRESENT: u64 = 1 << 63;
+}
+
+impl Process<'_> {
+    /// Checks the slots that a step touched.
+    pub(super) fn check(&mut self, touched: Touched, step: &Step) -> Result<(), Broken> {
+        for slot in (0..SLOTS).filter(|slot| touched.has(*slot)) {
+            let entries = self.entries(slot)?;
+            self.check_slot(slot, &entries)?;
+        }
+        let mut op = step.op;
+        if let Some((at, len)) = op.span() {
+            let last = (at.page() + len.pages()).min(PAGES) - 1;
+            for page in [at.page(), last] {
+                self.probe(page)?;
+            }
+        }
+        if let Op::Mremap { to, new, .. } = step.op {
+            self.probe(to.page())?;
+            self.probe((to.page() + new.pages()).min(PAGES) - 1)?;
+        }
+        for slot in (0..SLOTS).filter(|slot| touched.has(*slot)) {
+            self.probe(slot * SLOT_PAGES)?;
+            self.probe(slot * SLOT_PAGES + SLOT_PAGES - 1)?;
+        }
+        Ok(())
+    }
+
+    /// Page map entries of a slot.
+    pub(super) fn entries(&mut self, slot: usize) -> Result<[u64; SLOT_PAGES], Broken> {
+        let failed = |error: std::io::Error| {
+            (
+                Oracle::Bits,
+                "pagemap not readable".to_owned(),
+                error.to_string(),
+            )
+        };
+        if self.pagemap.is_none() {
+            self.pagemap = Some(File::open("/proc/self/pagemap").map_err(failed)?);
+        }
+        let mut bytes = [0u8; SLOT_PAGES * 8];
+        if let Some(file) = &self.pagemap {
+            let offset = sys::address(slot * SLOT_PAGES) / crate::program::PAGE * 8;
+            file.read_exact_at(&mut bytes, offset as u64)
+                .map_err(failed)?;
+        }
+        let (words, _) = bytes.as_chunks::<8>();
+        Ok(std::array::from_fn(|i| u64::from_ne_bytes(words[i])))
+    }
+
+    fn check_slot(&self, slot: usize, entries: &[u64; SLOT_PAGES]) -> Result<(), Broken> {
+        for (index, entry) in entries.iter().enumerate() {
+            let number = slot * SLOT_PAGES + index;
+            let model = self.setup.board.model();
+            let page = model.pages(self.me)[number];
+            if let Some(what) = wrong_bits(&page, *entry, self.setup.features) {
+                let detail = format!(
+                    "{}: entry {entry:#018x}, model {:?}",
+                    page_name(number),
+                    page.flags
+                );
+                return Err((Oracle::Bits, what.into(), detail));
+            }
+            if page.flags.has(Flags::PROTECTED_UNSURE) {
+                model.settle_protection(self.me, number, entry & bit::UFFD_WP != 0);
+            }
+            if entry & bit::PRESENT != 0 && model.effect(self.me, number, false) == Effect::Done {
+                let mut words = [0; 4];
+                agree(number, "load", Effect::Done, load_words(number, &mut words))?;
+                self.check_words(number, &words)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries an access that must fault, if there is one, and sees that it does.
+    fn probe(&self, page: usize) -> Result<(), Broken> {
+        let model = self.setup.board.model();
+        let load = model.effect(self.me, page, false);
+        if load != Effect::Done {
+            return agree(page, "load", load, load_words(page, &mut [0; 4]));
+        }
+        let store = model.effect(self.me, page, true);
+        if matches!(store, Effect::Segv | Effect::Bus) {
+            return agree(page, "store", store, store_words(page, u64::MAX));
+        }
+        Ok(())
+    }
+
+    /// Loads every page that allows it; the others must refuse, tried at the
+    /// edges of each run of pages with equal attributes.
+    pub(super) fn load_everything(&mut self) -> Result<(), Broken> {
+        for slot in 0..SLOTS {
+            let entries = self.entries(slot)?;
+            for (index, entry) in entries.iter().enumerate() {
+                let number = slot * SLOT_PAGES + index;
+                let model = self.setup.board.model();
+                let page = model.pages(self.me)[number];
+                let edge = number == 0 || model.pages(self.me)[number - 1].flags != page.flags;
+                let expected = model.content(self.me, number).0;
+                if model.effect(self.me, number, false) != Effect::Done {
+                    if edge || index == SLOT_PAGES - 1 {
+                        self.probe(number)?;
+                    }
+                } else if *entry != 0 && entry & (bit::PRESENT | bit::SWAP) != 0
+                    || page.private_anon() && expected != 0
+                    || page.flags.has(Flags::SHARED) && expected != 0
+                    || edge
+                    || index % 64 == 63
+                {
+                    self.load(number)?;
+                    if edge {
+                        self.probe(number)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The checks at the end of a program.
+    pub(super) fn check_all(&mut self) -> Result<(), Broken> {
+        for slot in 0..SLOTS {
+            let entries = self.entries(slot)?;
+            self.check_slot(slot, &entries)?;
+        }
+        self.check_accounts()?;
+        self.load_everything()
+    }
+
+    /// The counters of the process against its page tables and the model.
+    fn check_accounts(&self) -> Result<(), Broken> {
+        let read = |path| {
+            let failed = |error: std::io::Error| {
+                (
+                    Oracle::Bits,
+                    format!("{path} not readable"),
+                    error.to_string(),
+                )
+            };
+            std::fs::read_to_string(path).map_err(failed)
+        };
+        let status = read("/proc/self/status")?;
+        let rollup = read("/proc/self/smaps_rollup")?;
+        let pairs = [("RssAnon:", "Anonymous:"), ("VmSwap:", "Swap:")];
+        for (counter, walked) in pairs {
+            let (Some(counted), Some(found)) = (kib(&status, counter), kib(&rollup, walked)) else {
+                continue;
+            };
+            if counted != found {
+                let detail = format!("status {counter} {counted} kB, smaps {walked} {found} kB");
+                return Err((
+                    Oracle::Bits,
+                    format!("{} wrong", counter.trim_end_matches(':')),
+                    detail,
+                ));
+            }
+        }
+        let locked = self.setup.board.model().locked(self.me);
+        if let (Some(pages), Some(counted)) = (locked, kib(&status, "VmLck:"))
+            && pages * 4 != counted
+        {
+            let detail = format!("status VmLck {counted} kB, model {} kB", pages * 4);
+            return Err((Oracle::Bits, "VmLck wrong".into(), detail));
+        }
+        Ok(())
+    }
+}
+
+/// What is wrong with the entry of a page, if anything is.
+fn wrong_bits(page: &Page, entry: u64, features: Features) -> Option<&'static str> {
+    let flags = page.flags;
+    let populated = entry & (bit::PRESENT | bit::SWAP) != 0;
+    if !flags.has(Flags::MAPPED) {
+        return populated.then_some("unmapped page populated");
+    }
+    if features.guard && flags.has(Flags::GUARD) != (entry & bit::GUARD != 0) {
+        return Some(if flags.has(Flags::GUARD) {
+            "guard marker lost"
+        } else {
+            "guard marker appeared"
+        });
+    }
+    if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) {
+        if !populated {
+            return Some("written page lost");
+        }
+        if features.soft_dirty && entry & bit::SOFT_DIRTY == 0 {
+            return Some("soft-dirty lost");
+        }
+    }
+    let protected = entry & bit::UFFD_WP != 0;
+    if !flags.has(Flags::PROTECTED_UNSURE) && protected != flags.has(Flags::PROTECTED) {
+        return Some(if protected {
+            "uffd-wp appeared"
+        } else {
+            "uffd-wp lost"
+        });
+    }
+    None
+}
+
+/// Which pages of the arena lie in locked mappings, from the text of smaps.
+pub fn locked_pages(smaps: &str) -> Vec<bool> {
+    let mut locked = vec![false; PAGES];
+    let mut area = 0..0;
+    for line in smaps.lines() {
+        let head = line.split(' ').next().unwrap_or_default();
+        let bounds = head
+            .split_once('-')
+            .map(|(a, b)| (usize::from_str_radix(a, 16), usize::from_str_radix(b, 16)));
+        if let Some((Ok(start), Ok(end))) = bounds {
+            let page = |address: usize| {
+                (address.saturating_sub(sys::address(0)) / crate::program::PAGE).min(PAGES)
+            };
+            area = page(start)..page(end);
+        } else if line.starts_with("VmFlags:") && line.split_whitespace().any(|flag| flag == "lo") {
+            locked[area.clone()].fill(true);
+        }
+    }
+    locked
+}
+
+/// Whether the page map shows guard regions: installs one and looks.
+pub fn guard_bit_supported() -> bool {
+    use crate::program::{Addr, Advice, Backing, Len, PAGE, Prot};
+    let (at, len) = (Addr(0), Len(1));
+    if sys::mmap(at, len, Prot::Write, Backing::Anon, -1) != 0 {
+        return false;
+    }
+    let mut entry = [0; 8];
+    let shown = sys::madvise(at, len, Advice::GuardInstall) == 0
+        && File::open("/proc/self/pagemap")
+            .and_then(|file| file.read_exact_at(&mut entry, (sys::address(0) / PAGE * 8) as u64))
+            .is_ok()
+        && u64::from_ne_bytes(entry) & bit::GUARD != 0;
+    sys::munmap(at, len);
+    shown
+}
+
+/// The number after `name` in a file of `name: N kB` lines.
+fn kib(text: &str, name: &str) -> Option<usize> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    line[name.len()..].split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(flags: Flags) -> Page {
+        Page {
+            flags: Flags::MAPPED.with(flags),
+            ..Page::default()
+        }
+    }
+
+    #[test]
+    fn each_lost_bit_is_named() {
+        let features = Features {
+            soft_dirty: true,
+            guard: true,
+        };
+        let wrong = |flags, entry| wrong_bits(&page(flags), entry, features);
+        let present = bit::PRESENT;
+        assert_eq!(wrong(Flags(0), present), None);
+        assert_eq!(wrong(Flags::DIRTY, present | bit::SOFT_DIRTY), None);
+        assert_eq!(wrong(Flags::DIRTY, present), Some("soft-dirty lost"));
+        assert_eq!(wrong(Flags::DIRTY, 0), Some("written page lost"));
+        assert_eq!(wrong(Flags::PROTECTED, present), Some("uffd-wp lost"));
+        assert_eq!(
+            wrong(Flags(0), present | bit::UFFD_WP),
+            Some("uffd-wp appeared")
+        );
+        assert_eq!(
+            wrong(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE), present),
+            None
+        );
+        assert_eq!(wrong(Flags::GUARD, 0), Some("guard marker lost"));
+        assert_eq!(
+            wrong_bits(&Page::default(), present, features),
+            Some("unmapped page populated")
+        );
+    }
+
+    #[test]
+    fn locked_areas_are_found_in_smaps() {
+        let start = sys::address(2);
+        let end = sys::address(4);
+        let smaps = format!(
+            "{start:x}-{end:x} rw-p 00000000 00:00 0\nSize: 8 kB\nVmFlags: rd wr lo ac\n\
+                             7f0000000000-7f0000001000 rw-p 00000000 00:00 0\nVmFlags: rd lo\n"
+        );
+        let locked = locked_pages(&smaps);
+        assert_eq!(
+            (1..5).map(|page| locked[page]).collect::<Vec<_>>(),
+            [false, true, true, false]
+        );
+        assert_eq!(locked.iter().filter(|locked| **locked).count(), 2);
+    }
+
+    #[test]
+    fn numbers_are_read_from_status_lines() {
+        assert_eq!(kib("Name:\tx\nVmLck:\t      12 kB\n", "VmLck:"), Some(12));
+        assert_eq!(kib("Name:\tx\n", "VmLck:"), None);
+    }
+}

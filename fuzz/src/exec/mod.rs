@@ -1,0 +1,23 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs programs on the kernel and checks them against the model.
+//!
+//! `Session::start` forks the worker. For each program the worker forks its
+//! first process; the others come from its fork operations. All of them share
+//! the `board`: exactly one works at a time, carries out the next step, tells
+//! the model what it returned and checks what the step touched.
+
+mod baseline;
+mod board;
+mod check;
+pub mod cover;
+mod klog;
+mod process;
+mod session;
+mod sys;
+mod track;
+mod violation;
+mod worker;
+
+pub use board::Stats;
+pub use session::{Session, SessionError};
+pub use violation::{Oracle, Violation};

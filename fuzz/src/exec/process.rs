@@ -1,0 +1,478 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One process of a program: waits for its turn, works, checks, passes on.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::time::Duration;
+
+use selftests::guard::{self, Fault, Signal};
+
+use super::board::{Board, STOP};
+use super::check;
+use super::sys;
+use super::track::Tracker;
+use super::violation::{Oracle, Violation};
+use crate::kcov::Kcov;
+use crate::model::page::{WORDS, describe, word};
+use crate::model::{Effect, Facts};
+use crate::program::{Access, Addr, Advice, Clear, Len, Op, PAGES, Proc, Pulse, Step, Track};
+use crate::text;
+
+/// What every process of a program has.
+pub struct Setup {
+    /// The shared state.
+    pub board: Board,
+    /// The stamped file.
+    pub file: i32,
+    /// One for each process, if the kernel has KCOV.
+    pub kcov: Vec<Kcov>,
+    /// What the kernel can tell.
+    pub features: check::Features,
+}
+
+/// A process of a program.
+pub struct Process<'a> {
+    pub(super) setup: &'a Setup,
+    pub(super) me: usize,
+    pub(super) pagemap: Option<std::fs::File>,
+    tracker: Option<Tracker>,
+}
+
+/// Facts by asking the kernel.
+#[derive(Default)]
+struct Asked {
+    locked: std::cell::OnceCell<Vec<bool>>,
+}
+
+impl Facts for Asked {
+    fn mapped(&self, page: usize) -> bool {
+        sys::mapped(page)
+    }
+
+    fn locked(&self, page: usize) -> bool {
+        let pages = self.locked.get_or_init(|| {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+            check::locked_pages(&smaps)
+        });
+        pages[page]
+    }
+}
+
+/// Runs a process of the program to its end. Never returns.
+pub fn run(setup: &Setup, me: usize) -> ! {
+    let mut process = Process {
+        setup,
+        me,
+        pagemap: None,
+        tracker: None,
+    };
+    process.attach();
+    process.turns();
+    sys::exit(0)
+}
+
+impl Process<'_> {
+    fn board(&self) -> &Board {
+        &self.setup.board
+    }
+
+    /// Traces this process, if the kernel can.
+    fn attach(&self) {
+        if let Some(kcov) = self.setup.kcov.get(self.me) {
+            // A kernel that opened KCOV can enable it; without, coverage is
+            // poorer and nothing else changes.
+            let _ = kcov.enable();
+        }
+    }
+
+    fn turns(&mut self) {
+        loop {
+            let turn = self.board().turn();
+            if turn == STOP {
+                return;
+            }
+            if self.board().owner(turn) != self.me {
+                self.board().wait_turn(turn, Duration::from_secs(60));
+                continue;
+            }
+            let done = match self.board().step(turn as usize) {
+                Some(step) => self.step(turn as usize, &step),
+                None => self.last_check().and_then(|()| self.leave()),
+            };
+            match done {
+                Ok(()) => self.board().pass(turn),
+                Err(violation) => self.board().report(&violation),
+            }
+        }
+    }
+
+    /// Leaves the program; the worker passes the turn on when all memory is gone.
+    fn leave(&self) -> ! {
+        self.board().set_leaving(self.me as i32);
+        sys::exit(0)
+    }
+
+    fn step(&mut self, index: usize, step: &Step) -> Result<(), Box<Violation>> {
+        if let Some(kcov) = self.setup.kcov.get(self.me) {
+            kcov.reset();
+        }
+        let result = self
+            .perform(step)
+            .map_err(|(oracle, what, detail)| violation(index, step, oracle, what, detail))?;
+        self.collect();
+        let stats = self.board().stats();
+        stats.calls += 1;
+        stats.succeeded += u64::from(result == 0);
+        self.board().set_result(index, result);
+        if let Op::Exit {} = step.op {
+            let _ = self.board().model().apply(step, 0, &Asked::default());
+            self.leave();
+        }
+        let touched = self
+            .board()
+            .model()
+            .apply(step, result, &Asked::default())
+            .map_err(|unexpected| {
+                let name = |errno: i32| {
+                    if errno == 0 {
+                        "success".to_owned()
+                    } else {
+                        nix::errno::Errno::from_raw(errno).to_string()
+                    }
+                };
+                let what = format!(
+                    "returned {} instead of {}",
+                    name(unexpected.got),
+                    name(unexpected.wanted)
+                );
+                violation(index, step, Oracle::Errno, &what, String::new())
+            })?;
+        self.check(touched, step)
+            .map_err(|(oracle, what, detail)| violation(index, step, oracle, what, detail))
+    }
+
+    fn last_check(&mut self) -> Result<(), Box<Violation>> {
+        self.check_all().map_err(|(oracle, what, detail)| {
+            Box::new(Violation {
+                oracle,
+                step: None,
+                title: format!("{what} at the end"),
+                detail,
+            })
+        })
+    }
+
+    fn collect(&self) {
+        if let Some(kcov) = self.setup.kcov.get(self.me)
+            && !kcov.collect(self.board().cover())
+        {
+            self.board().stats().overflows += 1;
+        }
+    }
+
+    /// Carries out a step: 0 or an errno; or a load or store went wrong.
+    fn perform(&mut self, step: &Step) -> Result<i32, check::Broken> {
+        Ok(match step.op {
+            Op::Mmap {
+                at,
+                len,
+                prot,
+                backing,
+            } => sys::mmap(at, len, prot, backing, self.setup.file),
+            Op::Munmap { at, len } => sys::munmap(at, len),
+            Op::Mprotect { at, len, prot } => sys::mprotect(at, len, prot),
+            Op::Mremap {
+                at,
+                len,
+                to,
+                new,
+                how,
+            } => sys::mremap(at, len, to, new, how),
+            Op::Madvise { at, len, advice } => {
+                let result = sys::madvise(at, len, advice);
+                return Ok(if advice == Advice::Collapse && result == libc::EFAULT {
+                    libc::EINVAL
+                } else {
+                    result
+                });
+            }
+            Op::Mlock { at, len } => sys::mlock(at, len, false),
+            Op::MlockOnfault { at, len } => sys::mlock(at, len, true),
+            Op::Munlock { at, len } => sys::munlock(at, len),
+            Op::Read { at, len } => self.load_range(at, len)?,
+            Op::Write { at, len } => self.store_range(at, len)?,
+            Op::Fork { child } => self.fork(child),
+            Op::Exit {} => 0,
+            Op::ClearRefs { what } => write_to(
+                "/proc/self/clear_refs",
+                if what == Clear::SoftDirty { "4" } else { "1" },
+            ),
+            Op::Verify {} => self.load_everything().map(|()| 0)?,
+            Op::UffdRegister { at, len, track } => {
+                self.track(track, |tracker| tracker.register(at, len))
+            }
+            Op::UffdUnregister { at, len } => self.tracked(|tracker| tracker.unregister(at, len)),
+            Op::UffdProtect { at, len } => self.tracked(|tracker| tracker.protect(at, len, true)),
+            Op::UffdUnprotect { at, len } => {
+                self.tracked(|tracker| tracker.protect(at, len, false))
+            }
+            Op::System { pulse } => self.pulse(pulse),
+            Op::Remote {
+                peer,
+                at,
+                len,
+                access,
+            } => self.remote(peer, at, len, access)?,
+        })
+    }
+
+    fn fork(&mut self, child: Proc) -> i32 {
+        match sys::fork_sibling() {
+            0 => {
+                self.me = child.index();
+                self.pagemap = None;
+                // the parent's: closed here without effect on the parent
+                self.tracker = None;
+                self.board().set_pid(self.me, std::process::id() as i32);
+                self.attach();
+                self.turns();
+                sys::exit(0)
+            }
+            pid if pid > 0 => {
+                self.board().set_pid(child.index(), pid);
+                0
+            }
+            error => -error,
+        }
+    }
+
+    fn track(&mut self, track: Track, f: impl Fn(&Tracker) -> i32) -> i32 {
+        if self.tracker.is_none() {
+            match Tracker::open(track) {
+                Ok(tracker) => self.tracker = Some(tracker),
+                Err(errno) => return errno,
+            }
+        }
+        self.tracked(f)
+    }
+
+    fn tracked(&self, f: impl Fn(&Tracker) -> i32) -> i32 {
+        self.tracker.as_ref().map_or(libc::EINVAL, f)
+    }
+
+    fn pulse(&self, pulse: Pulse) -> i32 {
+        match pulse {
+            Pulse::Compact => write_to("/proc/sys/vm/compact_memory", "1"),
+            Pulse::Shrink => write_to("/proc/sys/vm/drop_caches", "2"),
+            Pulse::Split => {
+                let (start, end) = (sys::address(0), sys::address(PAGES));
+                let request = format!("{},{start:#x},{end:#x}", std::process::id());
+                write_to("/sys/kernel/debug/split_huge_pages", &request)
+            }
+        }
+    }
+
+    fn load_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
+        (at.page()..(at.page() + len.pages()).min(PAGES)).try_for_each(|page| self.load(page))?;
+        Ok(0)
+    }
+
+    /// Loads a page, checks that this does what it must, and the content.
+    pub(super) fn load(&self, page: usize) -> Result<(), check::Broken> {
+        let expected = self.board().model().effect(self.me, page, false);
+        let mut words = [0; 4];
+        let found = load_words(page, &mut words);
+        agree(page, "load", expected, found)?;
+        if found.is_ok() {
+            self.check_words(page, &words)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Compares the words of a page with the model.
+    pub(super) fn check_words(&self, page: usize, words: &[u64; 4]) -> Result<(), check::Broken> {
+        let (stamp, or_zero) = self.board().model().content(self.me, page);
+        if (0..4).all(|i| words[i] == word(stamp, i)) {
+            return Ok(());
+        }
+        if or_zero && words == &[0; 4] {
+            self.board().model().dropped(self.me, page);
+            return Ok(());
+        }
+        Err(wrong_content(page, stamp, words))
+    }
+
+    fn store_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
+        let end = (at.page() + len.pages()).min(PAGES);
+        (at.page()..end).try_for_each(|page| self.store(page))?;
+        // read back at once: a store that went elsewhere shows before anything else runs
+        (at.page()..end).try_for_each(|page| self.load(page))?;
+        Ok(0)
+    }
+
+    fn store(&self, page: usize) -> Result<(), check::Broken> {
+        let model = self.board().model();
+        let expected = model.effect(self.me, page, true);
+        let stamp = model.next_stamp(self.me, page);
+        let found = store_words(page, stamp);
+        agree(page, "store", expected, found)?;
+        if found.is_ok() {
+            model.stored(self.me, page, stamp);
+        }
+        Ok(())
+    }
+
+    fn remote(&self, peer: Proc, at: Addr, len: Len, access: Access) -> Result<i32, check::Broken> {
+        let (peer, pid) = (peer.index(), self.board().pid(peer.index()));
+        for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+            self.remote_page(peer, pid, page, access)?;
+        }
+        Ok(0)
+    }
+
+    fn remote_page(
+        &self,
+        peer: usize,
+        pid: i32,
+        page: usize,
+        access: Access,
+    ) -> Result<(), check::Broken> {
+        let model = self.board().model();
+        let store = access == Access::Store;
+        let expected = model.effect(peer, page, store);
+        let stamp = model.next_stamp(self.me, page);
+        let mut words = if store {
+            std::array::from_fn(|i| word(stamp, i))
+        } else {
+            [0; 4]
+        };
+        let result = sys::remote(pid, page, WORDS, &mut words, access);
+        let allowed = match expected {
+            Effect::Done => result == 0,
+            Effect::DoneOrBus => true,
+            Effect::Segv | Effect::Bus => result != 0,
+        };
+        if !allowed {
+            let detail = format!(
+                "{} of p{peer}: expected {expected:?}, got errno {result}",
+                page_name(page)
+            );
+            return Err((Oracle::Permission, "remote access".into(), detail));
+        }
+        if result != 0 {
+            return Ok(());
+        }
+        if store {
+            model.stored(peer, page, stamp);
+            return Ok(());
+        }
+        let (content, or_zero) = model.content(peer, page);
+        let right = (0..4).all(|i| words[i] == word(content, i)) || or_zero && words == [0; 4];
+        if right {
+            Ok(())
+        } else {
+            Err(wrong_content(page, content, &words))
+        }
+    }
+}
+
+/// `slot.page` of a page.
+pub(super) fn page_name(page: usize) -> String {
+    format!("page {}.{}", page / 512, page % 512)
+}
+
+/// The violation that a load found the wrong words.
+pub(super) fn wrong_content(page: usize, stamp: u64, words: &[u64; 4]) -> check::Broken {
+    let found: Vec<String> = (0..4)
+        .map(|i| describe(words[i].wrapping_sub(word(1, i) - 1)))
+        .collect();
+    let found = if words == &[0; 4] {
+        "zero".to_owned()
+    } else {
+        found.join(", ")
+    };
+    let detail = format!(
+        "{}: expected {}, found {found}; words {words:x?}",
+        page_name(page),
+        describe(stamp)
+    );
+    (Oracle::Content, "wrong content".into(), detail)
+}
+
+/// A violation of a step, with its title.
+fn violation(
+    index: usize,
+    step: &Step,
+    oracle: Oracle,
+    what: impl AsRef<str>,
+    detail: String,
+) -> Box<Violation> {
+    let name = match step.op {
+        Op::Madvise { advice, .. } => format!("madvise {}", advice.name()),
+        Op::Mremap { how, .. } => format!("mremap {}", how.name()),
+        op => op.name().to_owned(),
+    };
+    let title = format!("{} after {name}", what.as_ref());
+    let detail = format!("step {index}: {}\n{detail}", text::step(step));
+    Box::new(Violation {
+        oracle,
+        step: Some(index),
+        title,
+        detail,
+    })
+}
+
+/// Loads the four words of a page.
+pub(super) fn load_words(page: usize, words: &mut [u64; 4]) -> Result<(), Fault> {
+    for (offset, word) in WORDS.iter().zip(words.iter_mut()) {
+        guard::read_words(sys::address(page) + offset, std::slice::from_mut(word))?;
+    }
+    Ok(())
+}
+
+/// Stores a stamp to a page.
+pub(super) fn store_words(page: usize, stamp: u64) -> Result<(), Fault> {
+    for (index, offset) in WORDS.iter().enumerate() {
+        guard::write_words(sys::address(page) + offset, &[word(stamp, index)])?;
+    }
+    Ok(())
+}
+
+/// Compares what an access did with what it had to do.
+pub(super) fn agree(
+    page: usize,
+    access: &str,
+    expected: Effect,
+    found: Result<(), Fault>,
+) -> Result<(), check::Broken> {
+    let right = match (expected, found.map_err(|fault| fault.signal)) {
+        (Effect::Done | Effect::DoneOrBus, Ok(())) => true,
+        (Effect::Segv, Err(Signal::Segv)) => true,
+        (Effect::Bus | Effect::DoneOrBus, Err(Signal::Bus)) => true,
+        _ => false,
+    };
+    if right {
+        return Ok(());
+    }
+    let found = found.map_or_else(|fault| fault.to_string(), |()| "done".into());
+    let detail = format!(
+        "{access} of {}: expected {expected:?}, found {found}",
+        page_name(page)
+    );
+    let what = if expected == Effect::Done {
+        format!("{access} refused")
+    } else {
+        format!("{access} allowed")
+    };
+    Err((Oracle::Permission, what, detail))
+}
+
+/// Writes to a file of procfs or debugfs. Returns 0 or an errno.
+fn write_to(path: &str, text: &str) -> i32 {
+    let result = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+}

@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The executor as its users see it: start it once, run programs.
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use super::baseline::Baseline;
+use super::board::{Board, Stats};
+use super::check::Features;
+use super::cover::Cover;
+use super::klog::KernelLog;
+use super::process::Setup;
+use super::violation::Violation;
+use super::worker;
+use crate::kcov::{self, Kcov};
+use crate::model::FILE_PAGES;
+use crate::model::page::{WORDS, file_stamp, word};
+use crate::program::{PAGE, PROCESSES, Program};
+
+/// No answer of the worker for this long: the kernel does not let it go on.
+const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// Why programs cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// This is not a guest, and nobody said that it may be fuzzed.
+    #[error(
+        "refusing to fuzz the running kernel: start it in a guest (`hugeprobe fuzz`), or give --yes-fuzz-this-kernel"
+    )]
+    NotAGuest,
+    /// A system call failed.
+    #[error("failed to {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: &'static str,
+        /// The error.
+        source: io::Error,
+    },
+    /// The worker is gone or does not answer.
+    #[error("the worker process does not answer: {0}")]
+    Worker(io::Error),
+}
+
+/// A running executor. Dropping it ends the worker.
+pub struct Session {
+    board: Board,
+    worker: UnixStream,
+    pid: i32,
+    kcov: bool,
+}
+
+impl Session {
+    /// Starts the worker. Programs may do harm to the kernel, so this refuses
+    /// unless `HUGEPROBE_GUEST=1` is set (our guest does) or `consent` is given.
+    pub fn start(consent: bool) -> Result<Self, SessionError> {
+        let guest = std::env::var_os("HUGEPROBE_GUEST").is_some_and(|value| value == "1");
+        if !consent && !guest {
+            return Err(SessionError::NotAGuest);
+        }
+        let board = Board::new().map_err(failed("map shared memory"))?;
+        board.cover().text = kcov::text_start().unwrap_or(0xffff_ffff_8100_0000);
+        let (ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
+        let file = stamped_file().map_err(failed("make the stamped file"))?;
+        let kcov: Vec<Kcov> = (0..PROCESSES).map_while(|_| Kcov::open().ok()).collect();
+        let traced = kcov.len() == PROCESSES;
+        let features = features();
+        // SAFETY: plain fork; the child only runs `serve`.
+        let pid = unsafe { libc::fork() };
+        match pid {
+            0 => {
+                drop(ours);
+                serve(
+                    &Setup {
+                        board,
+                        file,
+                        kcov,
+                        features,
+                    },
+                    theirs,
+                    guest,
+                )
+            }
+            -1 => return Err(failed("fork")(io::Error::last_os_error())),
+            _ => {}
+        }
+        ours.set_read_timeout(Some(ANSWER_LIMIT))
+            .map_err(failed("set a time limit"))?;
+        Ok(Self {
+            board,
+            worker: ours,
+            pid,
+            kcov: traced,
+        })
+    }
+
+    /// Whether the kernel reports coverage.
+    pub fn has_kcov(&self) -> bool {
+        self.kcov
+    }
+
+    /// Runs a program. The violation it showed, if any.
+    pub fn run(&mut self, program: &Program) -> Result<Option<Violation>, SessionError> {
+        self.board.cover().clear();
+        self.board.load(program);
+        self.worker.write_all(&[1]).map_err(SessionError::Worker)?;
+        self.worker
+            .read_exact(&mut [0])
+            .map_err(SessionError::Worker)?;
+        Ok(self.board.violation())
+    }
+
+    /// Coverage of the last program.
+    pub fn cover(&self) -> &Cover {
+        self.board.cover()
+    }
+
+    /// Counts since the start.
+    pub fn stats(&self) -> Stats {
+        *self.board.stats()
+    }
+
+    /// What each step of the last program returned: 0 or an errno.
+    pub fn results(&self) -> Vec<i32> {
+        (0..self.board.count())
+            .map(|index| self.board.result(index))
+            .collect()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // SAFETY: our child, not reaped yet.
+        unsafe {
+            libc::kill(self.pid, libc::SIGKILL);
+            libc::waitpid(self.pid, std::ptr::null_mut(), 0);
+        }
+    }
+}
+
+fn failed(doing: &'static str) -> impl Fn(io::Error) -> SessionError {
+    move |source| SessionError::System { doing, source }
+}
+
+/// The worker's loop: one byte in, one program, one byte out. Counters of the
+/// whole system and the kernel log only mean something if we are `alone`.
+fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
+    // SAFETY: two prctls on ourselves: die with the parent, reap orphans.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+        libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
+    }
+    let ready = worker::block_sigchld();
+    let mut log = KernelLog::open();
+    let mut baseline = Baseline::default();
+    while ready.is_ok() && requests.read_exact(&mut [0]).is_ok() {
+        worker::run_program(setup);
+        let found = if alone {
+            log.complaint().or_else(|| baseline.violation())
+        } else {
+            None
+        };
+        if let Some(violation) = found {
+            setup.board.report(&violation);
+        }
+        if requests.write_all(&[1]).is_err() {
+            break;
+        }
+    }
+    super::sys::exit(0)
+}
+
+/// An unlinked file of `FILE_PAGES` stamped pages, never written again.
+fn stamped_file() -> io::Result<i32> {
+    let file = selftests::mapping::memfd("stamped", FILE_PAGES * PAGE).map_err(io::Error::other)?;
+    let mut page = [0u8; PAGE];
+    for offset in 0..FILE_PAGES {
+        for (index, at) in WORDS.iter().enumerate() {
+            let value = word(file_stamp(offset as u16), index);
+            page[*at..at + 8].copy_from_slice(&value.to_ne_bytes());
+        }
+        std::os::unix::fs::FileExt::write_all_at(&file, &page, (offset * PAGE) as u64)?;
+    }
+    Ok(std::os::fd::IntoRawFd::into_raw_fd(file))
+}
+
+/// Finds out what the kernel's page map tells.
+fn features() -> Features {
+    Features {
+        soft_dirty: selftests::pagemap::soft_dirty_supported(),
+        guard: super::check::guard_bit_supported(),
+    }
+}

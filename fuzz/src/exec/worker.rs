@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The worker: a small process that forks the first process of each program,
+//! reaps all of them, and sees that everything ends in time.
+//!
+//! The fuzzer's own process grows; forking it for each program would cost more
+//! than the program.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use super::board::STOP;
+use super::process::{self, Setup};
+use super::sys;
+use super::violation::{Oracle, Violation};
+use crate::program::PROCESSES;
+use crate::text;
+
+/// A step that takes longer is a violation of liveness; emulated machines that
+/// share a busy host are slow.
+const STEP_LIMIT: Duration = Duration::from_secs(20);
+/// A killed process that is still there after this cannot be killed.
+const KILL_LIMIT: Duration = Duration::from_secs(20);
+
+/// Runs the loaded program to its end: all its processes are gone afterwards.
+pub fn run_program(setup: &Setup) {
+    let board = &setup.board;
+    // SAFETY: plain fork of a process with one thread.
+    match unsafe { libc::fork() } {
+        0 => {
+            board.set_pid(0, std::process::id() as i32);
+            process::run(setup, 0)
+        }
+        pid if pid > 0 => board.set_pid(0, pid),
+        _ => {
+            board.stop();
+            return;
+        }
+    }
+    if !reap_all(setup) {
+        kill_all(setup);
+    }
+}
+
+/// Reaps until no child is left. False if that takes too long or the program
+/// has to be ended.
+fn reap_all(setup: &Setup) -> bool {
+    let mut turn = setup.board.turn();
+    let mut since = Instant::now();
+    loop {
+        match reap_one(setup) {
+            Reaped::One => continue,
+            Reaped::NoneLeft => return true,
+            Reaped::Stopped => return false,
+            Reaped::NotYet => {}
+        }
+        wait_child(Duration::from_millis(500));
+        let now = setup.board.turn();
+        if now != turn {
+            (turn, since) = (now, Instant::now());
+        } else if since.elapsed() > STEP_LIMIT {
+            report_hang(setup, turn);
+            return false;
+        }
+    }
+}
+
+enum Reaped {
+    /// A child was reaped.
+    One,
+    /// No child has ended.
+    NotYet,
+    /// There are no children.
+    NoneLeft,
+    /// A child ended as it must not.
+    Stopped,
+}
+
+fn reap_one(setup: &Setup) -> Reaped {
+    let mut status = 0;
+    // SAFETY: status is ours.
+    let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) };
+    match pid {
+        0 => return Reaped::NotYet,
+        -1 => return Reaped::NoneLeft,
+        _ => {}
+    }
+    let board = &setup.board;
+    let Some(process) = (0..PROCESSES).find(|&p| board.pid(p) == pid) else {
+        return Reaped::One;
+    };
+    board.set_pid(process, 0);
+    if board.turn() == STOP {
+        return Reaped::One;
+    }
+    if board.leaving() == Some(process) && status == 0 {
+        board.set_leaving(-1);
+        board.pass(board.turn());
+        return Reaped::One;
+    }
+    let turn = board.turn();
+    let (step, doing) = doing(setup, turn);
+    board.report(&Violation {
+        oracle: Oracle::Content,
+        step,
+        title: format!(
+            "process died in {}",
+            doing.split_whitespace().nth(1).unwrap_or("its checks")
+        ),
+        detail: format!("p{process} ended with wait status {status:#x} during: {doing}"),
+    });
+    Reaped::Stopped
+}
+
+/// The step that has the turn, and its text.
+fn doing(setup: &Setup, turn: u32) -> (Option<usize>, String) {
+    match setup.board.step(turn as usize) {
+        Some(step) => (Some(turn as usize), text::step(&step)),
+        None => (None, "the checks at the end".into()),
+    }
+}
+
+fn report_hang(setup: &Setup, turn: u32) {
+    if turn == STOP {
+        return;
+    }
+    let (step, doing) = doing(setup, turn);
+    let pid = setup.board.pid(setup.board.owner(turn));
+    let wchan = std::fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+    setup.board.report(&Violation {
+        oracle: Oracle::Liveness,
+        step,
+        title: format!(
+            "no end of {}",
+            doing.split_whitespace().nth(1).unwrap_or("the checks")
+        ),
+        detail: format!(
+            "not done after {} s: {doing}\n{wchan}",
+            STEP_LIMIT.as_secs()
+        ),
+    });
+}
+
+/// Kills and reaps every process of the program.
+fn kill_all(setup: &Setup) {
+    setup.board.stop();
+    let start = Instant::now();
+    while !matches!(reap_one(setup), Reaped::NoneLeft) {
+        for process in 0..PROCESSES {
+            let pid = setup.board.pid(process);
+            if pid > 0 {
+                // SAFETY: a child of ours that is not reaped yet.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+            }
+        }
+        wait_child(Duration::from_millis(100));
+        if start.elapsed() > KILL_LIMIT {
+            setup.board.report(&Violation {
+                oracle: Oracle::Liveness,
+                step: None,
+                title: "process cannot be killed".into(),
+                detail: format!("SIGKILL without effect for {} s", KILL_LIMIT.as_secs()),
+            });
+            sys::exit(1);
+        }
+    }
+}
+
+/// Blocks SIGCHLD, so that `wait_child` gets it.
+pub fn block_sigchld() -> io::Result<()> {
+    // SAFETY: a local set.
+    let result = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigprocmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Waits until a child ends, for at most `limit`.
+fn wait_child(limit: Duration) {
+    let time = libc::timespec {
+        tv_sec: limit.as_secs() as i64,
+        tv_nsec: i64::from(limit.subsec_nanos()),
+    };
+    // SAFETY: local set and time.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const time);
+    }
+}
