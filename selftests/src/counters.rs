@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::time::{Duration, Instant};
 
 use crate::not_applicable;
 
@@ -178,6 +179,24 @@ impl Expect {
     pub fn check(&self, before: &Snapshot) {
         let sizes = self.wanted_sizes();
         self.check_between(before, &Snapshot::of_sizes(&sizes));
+    }
+
+    /// As [`Self::check`], for counters that the kernel brings down some time
+    /// later: page tables and folios that are freed after a grace period. What
+    /// leaked stays, so waiting hides nothing.
+    ///
+    /// # Panics
+    /// As [`Self::check`], after ten seconds.
+    #[track_caller]
+    pub fn check_settled(&self, before: &Snapshot) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let sizes = self.wanted_sizes();
+        let mut after = Snapshot::of_sizes(&sizes);
+        while self.violations(before, &after).is_some() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+            after = Snapshot::of_sizes(&sizes);
+        }
+        self.check_between(before, &after);
     }
 
     /// As [`Self::check`], between two snapshots.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 
-use crate::mapping::{PAGE, Region};
+use crate::mapping::{PAGE, Prot, Region};
 
 pub mod idle;
 pub mod kpage;
@@ -127,13 +127,26 @@ pub fn entries_of(pid: &str, addr: usize, count: usize) -> Vec<Entry> {
         .collect()
 }
 
-/// Clears the accessed bits of all pages of this process (`clear_refs` 1).
+/// Clears the accessed bits of all pages of this process (`clear_refs` 1), so
+/// that the next access to any of them sets it again.
 ///
 /// # Panics
 /// When the kernel refuses.
 #[track_caller]
 pub fn clear_referenced() {
     clear_refs("1");
+    flush_tlb();
+}
+
+/// Clearing accessed bits leaves translations cached, and a cached translation
+/// sets no bit. Protecting more pages than are worth single flushes (33, see
+/// `tlb_single_page_flush_ceiling`) flushes all of them.
+fn flush_tlb() {
+    let region = Region::private(64 * PAGE).expect("64 pages can be mapped");
+    crate::pattern::FIRST.fill_all(&region);
+    region
+        .mprotect(region.all(), Prot::NONE)
+        .expect("our own memory can be protected");
 }
 
 /// Clears the soft-dirty bits of all pages of this process (`clear_refs` 4).

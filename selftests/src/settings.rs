@@ -7,7 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use crate::mapping::{Advice, PMD, Region};
 use crate::{outcome, skip};
 
 /// Settings that are in force, oldest first: what [`restore_all`] undoes.
@@ -158,21 +160,7 @@ pub fn quiet() -> Vec<Setting> {
 
 /// The part of [`quiet`] that stops background work and leaves sizes alone.
 pub fn quiet_background() -> Vec<Setting> {
-    let hour_ms = "3600000";
-    [
-        // One page at a time and then an hour of sleep is as good as stopped.
-        (
-            "/sys/kernel/mm/transparent_hugepage/khugepaged/pages_to_scan",
-            "1",
-        ),
-        (
-            "/sys/kernel/mm/transparent_hugepage/khugepaged/scan_sleep_millisecs",
-            hour_ms,
-        ),
-        (
-            "/sys/kernel/mm/transparent_hugepage/khugepaged/alloc_sleep_millisecs",
-            hour_ms,
-        ),
+    let mut settings: Vec<Setting> = [
         ("/sys/kernel/mm/ksm/run", "0"),
         ("/proc/sys/kernel/numa_balancing", "0"),
         ("/proc/sys/vm/compaction_proactiveness", "0"),
@@ -180,7 +168,41 @@ pub fn quiet_background() -> Vec<Setting> {
     .into_iter()
     .filter(|(path, _)| Path::new(path).exists())
     .map(|(path, value)| Setting::set(path, value))
-    .collect()
+    .collect();
+    settings.extend(rest_khugepaged());
+    settings
+}
+
+/// Sends khugepaged to sleep for an hour.
+///
+/// It wakes when the first process asks for huge pages, which would be the
+/// test's own, and scans right into it. So it gets a process to scan now, and
+/// time to end that scan; from then on it sleeps.
+fn rest_khugepaged() -> Vec<Setting> {
+    let knob = |name: &str| format!("{THP}/khugepaged/{name}");
+    let hour_ms = "3600000";
+    let mut settings = vec![
+        Setting::set(knob("pages_to_scan"), "1000000"),
+        Setting::set(knob("alloc_sleep_millisecs"), hour_ms),
+    ];
+    if let Ok(region) = Region::private(PMD) {
+        // Without huge pages there is nothing that could be scanned.
+        let _ = region.madvise(region.all(), Advice::HugePage);
+    }
+    let scans = || current(knob("full_scans")).unwrap_or_default();
+    let before = scans();
+    settings.push(Setting::set(knob("scan_sleep_millisecs"), hour_ms));
+    let deadline = Instant::now() + Duration::from_millis(300);
+    while scans() == before && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // A scan may begin a second round before it ends.
+    let mut last = String::new();
+    while last != scans() && Instant::now() < deadline {
+        last = scans();
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    settings
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
-use selftests::counters::Expect;
+use selftests::counters::{Expect, minor_faults};
 use selftests::guard::{self, Fault, SEGV_ACCERR, SEGV_MAPERR, Signal};
 use selftests::mapping::{PAGE, PAGES_PER_PMD, Region};
 use selftests::pattern::FIRST;
@@ -140,22 +140,34 @@ fn assert_fault(number: usize, what: &str, result: Result<(), Fault>, code: i32)
     }
 }
 
-/// Writes the first word of each page as it is, and checks how many page faults
-/// that took and which frames the pages have then.
+/// Writes one byte of each page, unchanged, and returns how many page faults
+/// that took.
 #[track_caller]
-pub fn assert_writes_fault(region: &Region, numbers: Range<usize>, faults: i64) {
-    let before = selftests::counters::minor_faults();
-    for number in numbers.clone() {
-        let byte = FIRST.page(number)[0] as u8;
-        let written = guard::store(region.page_addr(number), byte);
-        written.unwrap_or_else(|fault| panic!("page {number}: store: {fault}"));
+pub fn write_each(region: &Region, numbers: impl IntoIterator<Item = usize>) -> usize {
+    let stores: Vec<(usize, u8)> = numbers
+        .into_iter()
+        .map(|number| (number, FIRST.page(number)[0] as u8))
+        .collect();
+    // After a fork this process's own stack is written for the first time, too.
+    let mut own = 0_u8;
+    guard::store(&raw mut own as usize, 0).expect("a store to the stack");
+    let before = minor_faults();
+    for (number, byte) in &stores {
+        let stored = guard::store(region.page_addr(*number), *byte);
+        stored.unwrap_or_else(|fault| panic!("page {number}: store: {fault}"));
     }
-    let found = selftests::counters::minor_faults() - before;
+    (minor_faults() - before) as usize
+}
+
+/// Checks how many page faults one write to each page takes.
+#[track_caller]
+pub fn assert_writes_fault(region: &Region, numbers: Range<usize>, faults: usize) {
+    let found = write_each(region, numbers.clone());
     assert_eq!(
         found, faults,
         "page faults of one write to each of pages {numbers:?}"
     );
 }
 
-/// Position of split points that the tests try, as pages of the first huge page.
+/// The last page of a huge page.
 pub const LAST: usize = PAGES_PER_PMD - 1;

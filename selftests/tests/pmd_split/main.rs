@@ -8,5 +8,8 @@
 
 mod accounting;
 mod cow;
+mod cut;
 mod fixture;
+mod flags;
 mod partial;
+mod whole;

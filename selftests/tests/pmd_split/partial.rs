@@ -121,7 +121,7 @@ fn mremap_fixed(part: Range<usize>) {
     enter!();
     let mut region = filled(1);
     let frames = thp::frames(&region, 0);
-    let mut target = Region::reserved(mapping::PMD).expect("address space");
+    let mut target = Region::reserved(2 * mapping::PMD).expect("address space");
     let before = Snapshot::take();
     // One page off, so that a wrong offset cannot look right.
     let at = part.start + 1;
