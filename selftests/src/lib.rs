@@ -10,6 +10,7 @@ pub mod collapse_model;
 pub mod counters;
 pub mod dax;
 pub mod failnth;
+pub mod filesystem;
 pub mod folios;
 pub mod guard;
 pub mod gup;

@@ -141,6 +141,17 @@ impl Region {
         Self::map(len, libc::MAP_SHARED, Some((file, offset)))
     }
 
+    /// As [`Self::shared_file`], of a file that is open for reading only.
+    ///
+    /// # Errors
+    /// Those of mmap(2).
+    pub fn read_only_file(file: &File, offset: usize, len: usize) -> Result<Self, Errno> {
+        let region = Self::reserved(len)?;
+        let (flags, fd) = (libc::MAP_SHARED, file.as_raw_fd());
+        region.map_over(0..len, Prot::READ, flags, fd, offset)?;
+        Ok(region)
+    }
+
     /// `len` bytes of `file` from `offset`, private: stores go to copies.
     ///
     /// # Errors

@@ -30,3 +30,8 @@ mod trouble;
 
 #[path = "khugepaged/race.rs"]
 mod race;
+
+#[path = "khugepaged/cache.rs"]
+mod cache;
+#[path = "khugepaged/files.rs"]
+mod files;

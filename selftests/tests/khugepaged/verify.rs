@@ -97,6 +97,13 @@ impl Own {
     }
 }
 
+impl Own {
+    /// Change of `VmPTE` in kB since an earlier state.
+    pub fn page_tables_since(&self, before: &Own) -> i64 {
+        self.page_tables - before.page_tables
+    }
+}
+
 /// The values of some lines of a file.
 #[track_caller]
 fn kib<const N: usize>(path: &str, names: [&str; N]) -> [i64; N] {
@@ -248,7 +255,7 @@ pub fn own(before: &Own, now: &Own, growth: &Growth) {
         "change of VmSwap in kB"
     );
     assert_eq!(
-        now.page_tables - before.page_tables,
+        now.page_tables_since(before),
         0,
         "change of VmPTE in kB"
     );
