@@ -35,3 +35,6 @@ mod race;
 mod cache;
 #[path = "khugepaged/files.rs"]
 mod files;
+
+#[path = "khugepaged/mirror.rs"]
+mod mirror;

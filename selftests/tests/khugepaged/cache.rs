@@ -163,6 +163,7 @@ impl Cache {
     /// `MADV_COLLAPSE` of the whole file that makes `made` huge pages and maps them.
     #[track_caller]
     pub fn collapse(&self, made: usize) {
+        self.advise();
         self.expect(made, made, || {
             assert_eq!(madvise_collapse(self.region.addr(), self.region.len()), Ok(()), "MADV_COLLAPSE");
         });
@@ -172,6 +173,7 @@ impl Cache {
     /// `MADV_COLLAPSE` that is refused after `allocated` huge pages were got and given back.
     #[track_caller]
     pub fn refuse(&self, errno: Errno, allocated: usize) {
+        self.advise();
         let blocks = self.blocks();
         self.expect(0, allocated, || {
             assert_eq!(madvise_collapse(self.region.addr(), self.region.len()), Err(errno), "MADV_COLLAPSE");

@@ -213,7 +213,6 @@ fn all_mappings_see_the_huge_page() {
         parent.receive();
         FIRST.check(region, 0..PTES);
         FIRST.next().fill(region, 9..10);
-        thp::assert_huge(region, 0..1);
     });
     child.line().receive();
     cache.advise();
@@ -284,7 +283,6 @@ fn missing_pages_of_shmem_are_not_filled() {
     let cache = Cache::new(Kind::Shmem, 1, &[0..PTES - 1]);
     let uffd = Uffd::open(0);
     uffd.register(&cache.region, &cache.region.all(), Mode::MISSING).expect("registration of shmem");
-    cache.advise();
     cache.refuse(Errno::EBUSY, 1);
     cache.check(FIRST, 0..PTES - 1);
 }
@@ -297,7 +295,6 @@ fn held_page_is_eagain(kind: Kind) {
     let _khugepaged = take(0);
     let cache = Cache::new(kind, 1, &[0..PTES]);
     let pin = hold_page(&cache.region, 400);
-    cache.advise();
     cache.refuse(Errno::EAGAIN, 0);
     FIRST.next().fill(&cache.region, 400..401);
     assert_eq!(pin.read(), FIRST.next().page(400), "what the pipe sees");
