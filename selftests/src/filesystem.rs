@@ -51,14 +51,30 @@ impl Filesystem {
         let place = PathBuf::from(format!("/dev/shm/hugeprobe-{id}"));
         File::create(&image)?.set_len(IMAGE)?;
         fs::create_dir_all(&place)?;
-        let mut made = Filesystem { place, image, device: None };
-        run("mkfs.ext4", ["-q".as_ref(), "-F".as_ref(), made.image.as_os_str()])?;
+        let mut made = Filesystem {
+            place,
+            image,
+            device: None,
+        };
+        run(
+            "mkfs.ext4",
+            ["-q".as_ref(), "-F".as_ref(), made.image.as_os_str()],
+        )?;
         // Not `mount -o loop`: it keeps the device open for writing meanwhile, which kernels
         // without CONFIG_BLK_DEV_WRITE_MOUNTED answer with EBUSY.
-        let device = run("losetup", ["-f".as_ref(), "--show".as_ref(), made.image.as_os_str()])?;
+        let device = run(
+            "losetup",
+            ["-f".as_ref(), "--show".as_ref(), made.image.as_os_str()],
+        )?;
         let device = made.device.insert(device.trim().into());
-        mount(Some(device), &made.place, Some("ext4"), MsFlags::empty(), None::<&str>)
-            .map_err(|errno| FilesystemError::Mount(device.clone(), errno))?;
+        mount(
+            Some(device),
+            &made.place,
+            Some("ext4"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .map_err(|errno| FilesystemError::Mount(device.clone(), errno))?;
         made.stop_reading_ahead()?;
         Ok(made)
     }
@@ -71,7 +87,10 @@ impl Filesystem {
     fn stop_reading_ahead(&self) -> io::Result<()> {
         let device = std::os::unix::fs::MetadataExt::dev(&fs::metadata(&self.place)?);
         let (major, minor) = (libc::major(device), libc::minor(device));
-        fs::write(format!("/sys/dev/block/{major}:{minor}/queue/read_ahead_kb"), "0")
+        fs::write(
+            format!("/sys/dev/block/{major}:{minor}/queue/read_ahead_kb"),
+            "0",
+        )
     }
 }
 
@@ -91,10 +110,18 @@ impl Drop for Filesystem {
 
 /// Runs one of the programs from where distributions put it, as a guest may have no `PATH`;
 /// returns what it prints.
-fn run<'a>(name: &'static str, args: impl IntoIterator<Item = &'a OsStr>) -> Result<String, FilesystemError> {
+fn run<'a>(
+    name: &'static str,
+    args: impl IntoIterator<Item = &'a OsStr>,
+) -> Result<String, FilesystemError> {
     let folders = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
-    let program = folders.map(|folder| Path::new(folder).join(name)).into_iter().find(|path| path.exists());
-    let output = Command::new(program.ok_or(FilesystemError::NoProgram(name))?).args(args).output()?;
+    let program = folders
+        .map(|folder| Path::new(folder).join(name))
+        .into_iter()
+        .find(|path| path.exists());
+    let output = Command::new(program.ok_or(FilesystemError::NoProgram(name))?)
+        .args(args)
+        .output()?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_string();
     match output.status.success() {
         true => Ok(text(&output.stdout)),

@@ -44,12 +44,18 @@ pub struct Cache {
 
 /// Takes khugepaged for files: they go by the switch for all of memory, shmem has its own.
 pub fn take(none: u16) -> Khugepaged {
-    let knobs = Knobs { none, ..Knobs::new(Orders::only(PMD_ORDER)) };
+    let knobs = Knobs {
+        none,
+        ..Knobs::new(Orders::only(PMD_ORDER))
+    };
     let mut khugepaged = take_knobs(&knobs);
     khugepaged.set("enabled", "madvise");
     khugepaged.set("shmem_enabled", "advise");
     let by_size = "hugepages-2048kB/shmem_enabled";
-    if selftests::collapse::size_dir(PMD_ORDER).join("shmem_enabled").exists() {
+    if selftests::collapse::size_dir(PMD_ORDER)
+        .join("shmem_enabled")
+        .exists()
+    {
         khugepaged.set(by_size, "inherit");
     }
     khugepaged
@@ -78,8 +84,15 @@ impl Cache {
         let file = memfd("hugeprobe-collapse", tables * PMD).expect("a memory file");
         let region = Region::shared_file(&file, 0, tables * PMD).expect("a mapping of it");
         // No large pages at fault, so that there is something to collapse.
-        region.madvise(region.all(), Advice::NoHugePage).expect("MADV_NOHUGEPAGE");
-        Cache { region, file, kind: Kind::Shmem, _filesystem: None }
+        region
+            .madvise(region.all(), Advice::NoHugePage)
+            .expect("MADV_NOHUGEPAGE");
+        Cache {
+            region,
+            file,
+            kind: Kind::Shmem,
+            _filesystem: None,
+        }
     }
 
     fn disk(kind: Kind, tables: usize) -> Self {
@@ -87,13 +100,22 @@ impl Cache {
         let path = filesystem.path().join("file");
         let file = File::create(&path).expect("a file on our own file system");
         for page in 0..tables * PTES {
-            let bytes: Vec<u8> = FIRST.page(page).iter().flat_map(|word| word.to_ne_bytes()).collect();
-            file.write_all_at(&bytes, (page * PAGE) as u64).expect("room on our own file system");
+            let bytes: Vec<u8> = FIRST
+                .page(page)
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect();
+            file.write_all_at(&bytes, (page * PAGE) as u64)
+                .expect("room on our own file system");
         }
         file.sync_all().expect("fsync");
         drop_cache(&file);
         drop(file);
-        let file = OpenOptions::new().read(true).write(kind == Kind::ReadWrite).open(&path).expect("our own file");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(kind == Kind::ReadWrite)
+            .open(&path)
+            .expect("our own file");
         let region = match kind {
             Kind::ReadWrite => Region::shared_file(&file, 0, tables * PMD),
             _ => Region::read_only_file(&file, 0, tables * PMD),
@@ -104,7 +126,12 @@ impl Cache {
         // SAFETY: concerns reading ahead only.
         let status = unsafe { libc::madvise(region.addr() as *mut _, region.len(), advice) };
         assert_eq!(status, 0, "MADV_RANDOM");
-        Cache { region, file, kind, _filesystem: Some(filesystem) }
+        Cache {
+            region,
+            file,
+            kind,
+            _filesystem: Some(filesystem),
+        }
     }
 
     /// Loads a byte of each page.
@@ -121,14 +148,19 @@ impl Cache {
         let pages = census(&entries).expect("root may read kpageflags");
         for page in present.iter().cloned().flatten() {
             let order = pages[page].map(|page| page.order);
-            assert!(order.is_some_and(|order| order < PMD_ORDER), "precondition: page {page}: order {order:?}");
+            assert!(
+                order.is_some_and(|order| order < PMD_ORDER),
+                "precondition: page {page}: order {order:?}"
+            );
         }
     }
 
     /// Lets khugepaged at it.
     #[track_caller]
     pub fn advise(&self) {
-        self.region.madvise(self.region.all(), Advice::HugePage).expect("MADV_HUGEPAGE of a file");
+        self.region
+            .madvise(self.region.all(), Advice::HugePage)
+            .expect("MADV_HUGEPAGE of a file");
     }
 
     /// Runs `operate`; it must make `made` huge pages of the cache in `allocated` attempts.
@@ -145,7 +177,13 @@ impl Cache {
             .delta("thp_collapse_alloc", allocated as i64)
             .delta("2048kB/collapse_alloc", allocated as i64)
             .delta(huge, made as i64)
-            .unchanged(&["thp_collapse_alloc_failed", "nr_isolated_anon", "nr_isolated_file", "thp_split_page", "2048kB/nr_anon"])
+            .unchanged(&[
+                "thp_collapse_alloc_failed",
+                "nr_isolated_anon",
+                "nr_isolated_file",
+                "thp_split_page",
+                "2048kB/nr_anon",
+            ])
             .check(&before);
     }
 
@@ -157,7 +195,11 @@ impl Cache {
         self.expect(made, made, || {
             khugepaged.pass().expect("khugepaged scans when asked");
         });
-        assert_eq!(Own::read().page_tables_since(&own), -4 * made as i64, "change of VmPTE in kB");
+        assert_eq!(
+            Own::read().page_tables_since(&own),
+            -4 * made as i64,
+            "change of VmPTE in kB"
+        );
     }
 
     /// `MADV_COLLAPSE` of the whole file that makes `made` huge pages and maps them.
@@ -165,7 +207,11 @@ impl Cache {
     pub fn collapse(&self, made: usize) {
         self.advise();
         self.expect(made, made, || {
-            assert_eq!(madvise_collapse(self.region.addr(), self.region.len()), Ok(()), "MADV_COLLAPSE");
+            assert_eq!(
+                madvise_collapse(self.region.addr(), self.region.len()),
+                Ok(()),
+                "MADV_COLLAPSE"
+            );
         });
         thp::assert_huge(&self.region, 0..self.region.len() / PMD);
     }
@@ -176,7 +222,11 @@ impl Cache {
         self.advise();
         let blocks = self.blocks();
         self.expect(0, allocated, || {
-            assert_eq!(madvise_collapse(self.region.addr(), self.region.len()), Err(errno), "MADV_COLLAPSE");
+            assert_eq!(
+                madvise_collapse(self.region.addr(), self.region.len()),
+                Err(errno),
+                "MADV_COLLAPSE"
+            );
         });
         assert_eq!(self.blocks(), blocks, "memory charged to the file");
     }
@@ -184,7 +234,10 @@ impl Cache {
     /// Blocks of 512 bytes that the file takes.
     #[track_caller]
     pub fn blocks(&self) -> u64 {
-        self.file.metadata().expect("fstat of our own file").blocks()
+        self.file
+            .metadata()
+            .expect("fstat of our own file")
+            .blocks()
     }
 
     /// Checks pages through the mapping and through read(2), which must agree.
@@ -192,7 +245,11 @@ impl Cache {
     pub fn check(&self, stamp: Stamp, pages: Range<usize>) {
         stamp.check(&self.region, pages.clone());
         for page in pages {
-            assert_eq!(self.read(page), stamp.page(page), "page {page} through read(2)");
+            assert_eq!(
+                self.read(page),
+                stamp.page(page),
+                "page {page} through read(2)"
+            );
         }
     }
 
@@ -201,15 +258,22 @@ impl Cache {
     pub fn check_zero(&self, pages: Range<usize>) {
         selftests::pattern::check_zero(&self.region, pages.clone());
         for page in pages {
-            assert!(self.read(page).iter().all(|word| *word == 0), "page {page} through read(2) is not zero");
+            assert!(
+                self.read(page).iter().all(|word| *word == 0),
+                "page {page} through read(2) is not zero"
+            );
         }
     }
 
     #[track_caller]
     fn read(&self, page: usize) -> [u64; PAGE / 8] {
         let mut bytes = [0; PAGE];
-        self.file.read_exact_at(&mut bytes, (page * PAGE) as u64).expect("a page of our own file");
-        std::array::from_fn(|at| u64::from_ne_bytes(bytes[at * 8..][..8].try_into().expect("eight bytes")))
+        self.file
+            .read_exact_at(&mut bytes, (page * PAGE) as u64)
+            .expect("a page of our own file");
+        std::array::from_fn(|at| {
+            u64::from_ne_bytes(bytes[at * 8..][..8].try_into().expect("eight bytes"))
+        })
     }
 }
 

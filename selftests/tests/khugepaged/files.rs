@@ -32,7 +32,10 @@ fn khugepaged_collapses_cached_pages(kind: Kind) {
     cache.advise();
     cache.pass(&khugepaged, 2);
     let entries = pagemap::entries(&cache.region, 0, 2 * PTES);
-    assert!(entries.iter().all(|entry| !entry.present()), "an entry is left of a page table that was taken away");
+    assert!(
+        entries.iter().all(|entry| !entry.present()),
+        "an entry is left of a page table that was taken away"
+    );
     let before = Snapshot::take();
     cache.touch(0..1);
     cache.touch(2 * PTES - 1..2 * PTES);
@@ -55,7 +58,12 @@ fn madvise_collapses_cached_pages(kind: Kind) {
     cache.collapse(2);
     cache.check(FIRST, 0..2 * PTES);
     // Huge pages already: success, and nothing is allocated.
-    cache.expect(0, 0, || cache.region.madvise(cache.region.all(), Advice::Collapse).expect("MADV_COLLAPSE"));
+    cache.expect(0, 0, || {
+        cache
+            .region
+            .madvise(cache.region.all(), Advice::Collapse)
+            .expect("MADV_COLLAPSE")
+    });
     cache.check(FIRST, 0..2 * PTES);
 }
 
@@ -109,7 +117,9 @@ fn limit_of_missing_pages_is_exact(kind: Kind, cached: usize, made: usize) {
     cache.advise();
     let before = Snapshot::take();
     cache.pass(&khugepaged, made);
-    Expect::new().delta("thp_scan_exceed_none_pte", 1 - made as i64).check(&before);
+    Expect::new()
+        .delta("thp_scan_exceed_none_pte", 1 - made as i64)
+        .check(&before);
     if made == 0 {
         assert_eq!(cache.blocks(), blocks, "memory charged to the file");
     }
@@ -132,7 +142,9 @@ fn swapped_pages_of_shmem_are_read_in(by_khugepaged: bool, swapped: usize, made:
         true => cache.pass(&khugepaged, made),
         false => cache.collapse(made),
     }
-    Expect::new().delta("thp_scan_exceed_swap_pte", 1 - made as i64).check(&before);
+    Expect::new()
+        .delta("thp_scan_exceed_swap_pte", 1 - made as i64)
+        .check(&before);
     cache.check(FIRST, 0..PTES);
 }
 
@@ -163,7 +175,10 @@ fn dirty_file_pages_are_written_back_first() {
     cache.advise();
     cache.pass(&khugepaged, 0);
     cache.expect(1, 1, || {
-        cache.region.madvise(cache.region.all(), Advice::Collapse).expect("MADV_COLLAPSE");
+        cache
+            .region
+            .madvise(cache.region.all(), Advice::Collapse)
+            .expect("MADV_COLLAPSE");
     });
     let written = |cache: &Cache| {
         cache.check(FIRST, 0..5);
@@ -175,7 +190,10 @@ fn dirty_file_pages_are_written_back_first() {
     // What is written into the huge page reaches the disk as well.
     FIRST.next().next().fill(&cache.region, 77..78);
     cache.file.sync_all().expect("fsync");
-    cache.region.madvise(cache.region.all(), Advice::DontNeed).expect("MADV_DONTNEED");
+    cache
+        .region
+        .madvise(cache.region.all(), Advice::DontNeed)
+        .expect("MADV_DONTNEED");
     drop_cache(&cache.file);
     FIRST.next().next().check(&cache.region, 77..78);
     FIRST.next().check(&cache.region, 511..512);
@@ -190,8 +208,16 @@ fn mapping_and_file_stay_one(kind: Kind) {
     let _khugepaged = take(0);
     let cache = Cache::new(kind, 1, &[0..PTES]);
     cache.collapse(1);
-    let bytes: Vec<u8> = FIRST.next().page(300).iter().flat_map(|word| word.to_ne_bytes()).collect();
-    cache.file.write_all_at(&bytes, 300 * PAGE as u64).expect("write(2) to our own file");
+    let bytes: Vec<u8> = FIRST
+        .next()
+        .page(300)
+        .iter()
+        .flat_map(|word| word.to_ne_bytes())
+        .collect();
+    cache
+        .file
+        .write_all_at(&bytes, 300 * PAGE as u64)
+        .expect("write(2) to our own file");
     FIRST.next().fill(&cache.region, 301..302);
     cache.check(FIRST.next(), 300..302);
     cache.check(FIRST, 0..300);
@@ -228,7 +254,11 @@ fn all_mappings_see_the_huge_page() {
     FIRST.next().check(&cache.region, 9..10);
     FIRST.check(&second, 10..PTES);
     assert_ne!(frames(), before);
-    assert_eq!(frames(), pagemap::entries(&second, 0, 1)[0].pfn(), "both mappings map the huge page");
+    assert_eq!(
+        frames(),
+        pagemap::entries(&second, 0, 1)[0].pfn(),
+        "both mappings map the huge page"
+    );
 }
 
 /// A private mapping of the file keeps the pages it has copied, and its page table with them.
@@ -260,15 +290,23 @@ fn write_protected_mapping_keeps_its_table() {
     let second = Region::shared_file(&cache.file, 0, PMD).expect("a second mapping");
     FIRST.check(&second, 0..PTES);
     let uffd = Uffd::open(feature::WP | WP_HUGETLBFS_SHMEM);
-    uffd.register(&second, &second.all(), Mode::WP).expect("registration of shmem");
-    uffd.write_protect(&second, &page(44), true).expect("write-protection of a page");
+    uffd.register(&second, &second.all(), Mode::WP)
+        .expect("registration of shmem");
+    uffd.write_protect(&second, &page(44), true)
+        .expect("write-protection of a page");
     cache.advise();
     cache.expect(1, 1, || {
         khugepaged.pass().expect("khugepaged scans when asked");
     });
-    assert!(pagemap::entries(&second, 44, 1)[0].uffd_wp(), "the page is no longer write-protected");
+    assert!(
+        pagemap::entries(&second, 44, 1)[0].uffd_wp(),
+        "the page is no longer write-protected"
+    );
     FIRST.check(&second, 0..PTES);
-    assert!(pagemap::entries(&second, 44, 1)[0].uffd_wp(), "reading ended the write-protection");
+    assert!(
+        pagemap::entries(&second, 44, 1)[0].uffd_wp(),
+        "reading ended the write-protection"
+    );
 }
 
 /// `UFFD_FEATURE_WP_HUGETLBFS_SHMEM`.
@@ -282,7 +320,8 @@ fn missing_pages_of_shmem_are_not_filled() {
     let _khugepaged = take(MAX_NONE);
     let cache = Cache::new(Kind::Shmem, 1, &[0..PTES - 1]);
     let uffd = Uffd::open(0);
-    uffd.register(&cache.region, &cache.region.all(), Mode::MISSING).expect("registration of shmem");
+    uffd.register(&cache.region, &cache.region.all(), Mode::MISSING)
+        .expect("registration of shmem");
     cache.refuse(Errno::EBUSY, 1);
     cache.check(FIRST, 0..PTES - 1);
 }
@@ -309,9 +348,16 @@ fn mapping_at_an_odd_offset_is_einval() {
     enter!();
     let _khugepaged = take(0);
     let cache = Cache::new(Kind::Shmem, 2, &[0..2 * PTES]);
-    let odd = Region::shared_file(&cache.file, PAGE, PMD).expect("a mapping from the second page on");
-    Content::Moved { stamp: FIRST, by: 1 }.check(&odd, 0..PTES);
-    cache.expect(0, 0, || assert_eq!(odd.madvise(odd.all(), Advice::Collapse), Err(Errno::EINVAL)));
+    let odd =
+        Region::shared_file(&cache.file, PAGE, PMD).expect("a mapping from the second page on");
+    Content::Moved {
+        stamp: FIRST,
+        by: 1,
+    }
+    .check(&odd, 0..PTES);
+    cache.expect(0, 0, || {
+        assert_eq!(odd.madvise(odd.all(), Advice::Collapse), Err(Errno::EINVAL))
+    });
     cache.check(FIRST, 0..2 * PTES);
 }
 
@@ -325,14 +371,31 @@ fn entries_of_a_huge_page_are_mapped_huge_again(entries: usize) {
     let cache = Cache::new(Kind::Shmem, 1, &[0..PTES]);
     cache.collapse(1);
     // Another permission for a part splits the entry; some pages are mapped again, one by one.
-    cache.region.mprotect(page(0), Prot::READ).expect("mprotect");
-    cache.region.mprotect(page(0), Prot::READ_WRITE).expect("mprotect");
-    cache.region.madvise(pages(entries..PTES), Advice::DontNeed).expect("MADV_DONTNEED");
-    cache.region.madvise(cache.region.all(), Advice::NoHugePage).expect("MADV_NOHUGEPAGE");
+    cache
+        .region
+        .mprotect(page(0), Prot::READ)
+        .expect("mprotect");
+    cache
+        .region
+        .mprotect(page(0), Prot::READ_WRITE)
+        .expect("mprotect");
+    cache
+        .region
+        .madvise(pages(entries..PTES), Advice::DontNeed)
+        .expect("MADV_DONTNEED");
+    cache
+        .region
+        .madvise(cache.region.all(), Advice::NoHugePage)
+        .expect("MADV_NOHUGEPAGE");
     cache.touch(0..entries);
     thp::assert_split(&cache.region, 0);
     cache.advise();
-    cache.expect(0, 0, || cache.region.madvise(cache.region.all(), Advice::Collapse).expect("MADV_COLLAPSE"));
+    cache.expect(0, 0, || {
+        cache
+            .region
+            .madvise(cache.region.all(), Advice::Collapse)
+            .expect("MADV_COLLAPSE")
+    });
     thp::assert_huge(&cache.region, 0..1);
     let mapped = smaps::kib(&cache.region, &cache.region.all(), "ShmemPmdMapped");
     assert_eq!(mapped, 2048, "ShmemPmdMapped in kB");

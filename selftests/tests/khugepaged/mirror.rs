@@ -32,7 +32,9 @@ fn device_follows_the_collapse(orders: Orders) {
     device.read(span).expect("the device reads memory");
     device.check_seen(Content::Stamped(FIRST.next()), pages.clone());
     let page = pages.start + 333;
-    device.write(Span::of(&tables.region, page..page + 1), &FIRST.page(page)).expect("the device writes memory");
+    device
+        .write(Span::of(&tables.region, page..page + 1), &FIRST.page(page))
+        .expect("the device writes memory");
     FIRST.check(&tables.region, page..page + 1);
 }
 
@@ -46,17 +48,29 @@ fn device_keeps_what_is_not_collapsed() {
     let collapsed = tables.pages(0, 16..32);
     let others = [tables.pages(0, 64..72), tables.pages(0, 100..101)];
     for pages in others.iter().chain([&collapsed]) {
-        device.read(Span::of(&tables.region, pages.clone())).expect("the device reads memory");
+        device
+            .read(Span::of(&tables.region, pages.clone()))
+            .expect("the device reads memory");
     }
     tables.advise();
     let outcomes = tables.pass_as_modelled(&khugepaged, &knobs);
     assert_eq!(outcomes[0].folios.len(), 1);
     for pages in others {
-        let reply = device.read(Span::of(&tables.region, pages.clone())).expect("the device reads memory");
-        assert_eq!(reply.faults, 0, "the device had to look up pages {pages:?} again, which have not moved");
+        let reply = device
+            .read(Span::of(&tables.region, pages.clone()))
+            .expect("the device reads memory");
+        assert_eq!(
+            reply.faults, 0,
+            "the device had to look up pages {pages:?} again, which have not moved"
+        );
         device.check_seen(Content::Stamped(FIRST), pages);
     }
-    let reply = device.read(Span::of(&tables.region, collapsed.clone())).expect("the device reads memory");
-    assert!(reply.faults > 0, "the device was not told that the collapsed pages have moved");
+    let reply = device
+        .read(Span::of(&tables.region, collapsed.clone()))
+        .expect("the device reads memory");
+    assert!(
+        reply.faults > 0,
+        "the device was not told that the collapsed pages have moved"
+    );
     device.check_seen(Content::Stamped(FIRST), collapsed);
 }

@@ -150,7 +150,10 @@ fn neighbours_may_be(disturb: fn(&Region, Range<usize>, u16)) {
         // pass collapses something.
         let even = (0..PTES / GROUP).step_by(2);
         let found = tables.ptes(0);
-        if even.clone().all(|number| found[number * GROUP] != Pte::Mapped(4)) {
+        if even
+            .clone()
+            .all(|number| found[number * GROUP] != Pte::Mapped(4))
+        {
             continue;
         }
         for number in even {
@@ -161,7 +164,10 @@ fn neighbours_may_be(disturb: fn(&Region, Range<usize>, u16)) {
             return;
         }
     }
-    assert!(rounds > 0, "nothing was collapsed in {MOST_PASSES} passes, so nothing was tested");
+    assert!(
+        rounds > 0,
+        "nothing was collapsed in {MOST_PASSES} passes, so nothing was tested"
+    );
 }
 
 fn version(version: u16) -> Stamp {

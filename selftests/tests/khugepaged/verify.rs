@@ -254,11 +254,7 @@ pub fn own(before: &Own, now: &Own, growth: &Growth) {
         -4 * growth.swapped_in as i64,
         "change of VmSwap in kB"
     );
-    assert_eq!(
-        now.page_tables_since(before),
-        0,
-        "change of VmPTE in kB"
-    );
+    assert_eq!(now.page_tables_since(before), 0, "change of VmPTE in kB");
 }
 
 /// All anonymous pages of the machine: `more` than before, but for what other processes do.
