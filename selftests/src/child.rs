@@ -4,6 +4,7 @@
 //! that nobody joined dies with the test.
 
 use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::outcome;
@@ -97,27 +98,45 @@ pub struct Child {
 /// its end of a [`Line`] to the parent.
 ///
 /// # Errors
-/// Those of fork(2): what an injected allocation failure looks like.
+/// Those of fork(2).
 pub fn try_fork(body: impl FnOnce(&Line)) -> Result<Child, Errno> {
+    try_fork_by(|fork| (fork(), ()), body).0
+}
+
+/// As [`try_fork`], where `around` makes the one system call, for instance with
+/// an injected failure, and may return something besides. The child does not
+/// return into `around`.
+pub fn try_fork_by<T>(
+    around: impl FnOnce(&mut dyn FnMut() -> Result<Pid, Errno>) -> (Result<Pid, Errno>, T),
+    body: impl FnOnce(&Line),
+) -> (Result<Child, Errno>, T) {
     install_hook();
     let (ours, theirs) = Line::pair();
     let (message, message_in_child) =
         UnixStream::pair().expect("a process can make a pair of sockets");
-    // SAFETY: the child only takes locks that no other thread holds across a
-    // fork: glibc takes care of its allocator, the hook above of the panics,
-    // and the tests of a program run one by one.
-    match unsafe { fork() }? {
-        ForkResult::Parent { child } => Ok(Child {
-            pid: child,
-            line: ours,
-            message,
-            reaped: false,
-        }),
-        ForkResult::Child => {
-            drop((ours, message));
-            run(body, &theirs, message_in_child)
+    let mut body = Some(body);
+    let (forked, besides) = around(&mut || {
+        // SAFETY: the child only takes locks that no other thread holds across
+        // a fork: glibc takes care of its allocator, the hook above of the
+        // panics, and the tests of a program run one by one.
+        match unsafe { fork() }? {
+            ForkResult::Parent { child } => Ok(child),
+            ForkResult::Child => {
+                // Otherwise a parent that dies would go unnoticed.
+                let _ = nix::unistd::close(ours.0.as_raw_fd());
+                let body = body.take().expect("one fork has one child");
+                let message = message_in_child.try_clone();
+                run(body, &theirs, message.expect("a socket can be duplicated"))
+            }
         }
-    }
+    });
+    let child = forked.map(|pid| Child {
+        pid,
+        line: ours,
+        message,
+        reaped: false,
+    });
+    (child, besides)
 }
 
 /// As [`try_fork`], where a fork must succeed.
@@ -197,6 +216,24 @@ impl Child {
             End::Panicked(message) => panic!("in child {pid}: {message}"),
             end => panic!("child {pid}: {end:?}"),
         }
+    }
+
+    /// As [`Self::join`], and looks at the child, by its process id, when it has
+    /// ended and is not reaped yet.
+    ///
+    /// # Panics
+    /// As [`Self::join`].
+    #[track_caller]
+    pub fn join_and<T>(self, look: impl FnOnce(i32) -> T) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT | WaitPidFlag::WNOHANG;
+        while matches!(waitid(Id::Pid(self.pid), flags), Ok(WaitStatus::StillAlive)) {
+            assert!(Instant::now() < deadline, "child {} does not end", self.pid);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let seen = look(self.pid());
+        self.join();
+        seen
     }
 
     /// Waits until the child has ended, however it did.

@@ -11,6 +11,9 @@ use crate::skip;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
 
+/// More allocations than the end of a process makes.
+const PLENTY: u32 = 1_000_000;
+
 /// What may fail, set up for [`Injection::call`]; restored when dropped.
 #[derive(Debug)]
 pub struct Injection {
@@ -117,6 +120,28 @@ impl Injection {
         (result, injected)
     }
 
+    /// In a child: starts to count this process's allocations, from now to the
+    /// end of its exit; see [`Self::counted`].
+    ///
+    /// # Panics
+    /// When the kernel does not take the number.
+    pub fn arm_until_exit(&self) {
+        std::fs::write("/proc/thread-self/fail-nth", PLENTY.to_string())
+            .expect("fail-nth takes a number");
+    }
+
+    /// How many allocations an ended, not yet reaped process has made since
+    /// [`Self::arm_until_exit`].
+    ///
+    /// # Panics
+    /// When there is no such process.
+    #[track_caller]
+    pub fn counted(pid: i32) -> u32 {
+        let path = format!("/proc/{pid}/fail-nth");
+        let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+        PLENTY - text.trim().parse::<u32>().expect("fail-nth is a number")
+    }
+
     /// Allocations that were still to come when the call ended.
     fn left(&self) -> u32 {
         let mut text = [0; 16];
@@ -128,28 +153,5 @@ impl Injection {
             .ok()
             .and_then(|text| text.trim().parse().ok())
             .expect("fail-nth is a number")
-    }
-
-    /// Runs `call` with its first allocation failing, then its second, and so
-    /// on, until it makes no more; `check` sees each result. Returns how many
-    /// allocations were made to fail.
-    ///
-    /// # Panics
-    /// When `most` allocations are not enough.
-    #[track_caller]
-    pub fn each<T>(
-        &self,
-        most: u32,
-        mut call: impl FnMut(&Self, u32) -> (T, Injected),
-        mut check: impl FnMut(u32, T, Injected),
-    ) -> u32 {
-        for nth in 1..=most {
-            let (result, injected) = call(self, nth);
-            check(nth, result, injected);
-            if injected == Injected::No {
-                return nth - 1;
-            }
-        }
-        panic!("more than {most} allocations in one call");
     }
 }

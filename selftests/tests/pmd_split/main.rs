@@ -9,7 +9,10 @@
 mod accounting;
 mod cow;
 mod cut;
+mod fail;
 mod fixture;
 mod flags;
+mod folio;
 mod partial;
+mod uffd_scan;
 mod whole;
