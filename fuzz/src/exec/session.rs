@@ -58,6 +58,9 @@ impl Session {
         if !consent && !guest {
             return Err(SessionError::NotAGuest);
         }
+        if guest {
+            prepare_guest();
+        }
         let board = Board::new().map_err(failed("map shared memory"))?;
         board.cover().text = kcov::text_start().unwrap_or(0xffff_ffff_8100_0000);
         let (ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
@@ -142,6 +145,22 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> SessionError {
     move |source| SessionError::System { doing, source }
 }
 
+/// Settings of a guest for fuzzing: huge pages where asked for, and no work of
+/// khugepaged behind the program's back. What a kernel does not have stays out.
+fn prepare_guest() {
+    let thp = "/sys/kernel/mm/transparent_hugepage";
+    for (path, value) in [
+        (format!("{thp}/enabled"), "madvise"),
+        (format!("{thp}/shmem_enabled"), "advise"),
+        (format!("{thp}/khugepaged/scan_sleep_millisecs"), "3600000"),
+        (format!("{thp}/khugepaged/alloc_sleep_millisecs"), "3600000"),
+        ("/proc/sys/kernel/print-fatal-signals".into(), "0"),
+        ("/proc/sys/vm/overcommit_memory".into(), "1"),
+    ] {
+        let _ = std::fs::write(path, value);
+    }
+}
+
 /// The worker's loop: one byte in, one program, one byte out. Counters of the
 /// whole system and the kernel log only mean something if we are `alone`.
 fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
@@ -152,7 +171,7 @@ fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
     }
     let ready = worker::block_sigchld();
     let mut log = KernelLog::open();
-    let mut baseline = Baseline::default();
+    let mut baseline = Baseline::take();
     while ready.is_ok() && requests.read_exact(&mut [0]).is_ok() {
         worker::run_program(setup);
         let found = if alone {

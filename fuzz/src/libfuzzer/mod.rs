@@ -1,0 +1,294 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Ties programs to libFuzzer: inputs are programs in text form, mutation works
+//! on programs, and coverage is the kernel's.
+//!
+//! Each kernel call site gets a counter and an entry of the PC table when it is
+//! first seen, so libFuzzer's `cov:` counts call sites of the kernel exactly.
+//! New coverage only counts if a second run of the same program shows it too.
+
+pub mod plain;
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+
+use crate::avoid::Avoid;
+use crate::decode;
+use crate::exec::{Session, Violation};
+use crate::mailbox::Mailbox;
+use crate::mutate;
+use crate::program::{Program, Target};
+use crate::text;
+
+/// Call sites that have a counter; the kernel's mm/ has about 47000.
+const COUNTERS: usize = 1 << 17;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Pc {
+    address: usize,
+    flags: usize,
+}
+
+static mut COUNTS: [u8; COUNTERS] = [0; COUNTERS];
+static mut PCS: [Pc; COUNTERS] = [Pc {
+    address: 0,
+    flags: 0,
+}; COUNTERS];
+
+unsafe extern "C" {
+    fn __sanitizer_cov_8bit_counters_init(start: *mut u8, stop: *mut u8);
+    fn __sanitizer_cov_pcs_init(start: *const usize, stop: *const usize);
+}
+
+/// The fuzzer of one target, in libFuzzer's process.
+struct Fuzzer {
+    target: Target,
+    session: Session,
+    mailbox: Option<Mailbox>,
+    avoid: Avoid,
+    avoided: u64,
+    /// Counter of each cell of the coverage, 0 for none yet, else index + 1.
+    counter_of: Vec<u32>,
+    used: usize,
+    corpus: u64,
+}
+
+thread_local! {
+    static FUZZER: RefCell<Option<Fuzzer>> = const { RefCell::new(None) };
+}
+
+/// Starts the executor and tells libFuzzer of the counters. Ends the process
+/// if that is not possible.
+pub fn init(target: Target) {
+    let consent =
+        std::env::var_os("HUGEPROBE_YES_FUZZ_THIS_KERNEL").is_some_and(|value| value == "1");
+    let session = match Session::start(consent) {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(75);
+        }
+    };
+    if !session.has_kcov() {
+        eprintln!("hugeprobe: the kernel has no KCOV: fuzzing without coverage");
+    }
+    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let avoid = path("HUGEPROBE_AVOID")
+        .and_then(|path| std::fs::read_to_string(path).ok())
+        .unwrap_or_default();
+    let fuzzer = Fuzzer {
+        target,
+        session,
+        mailbox: path("HUGEPROBE_MAILBOX").as_deref().and_then(Mailbox::open),
+        avoid: Avoid::parse(&avoid),
+        avoided: 0,
+        counter_of: vec![0; crate::exec::cover::CELLS],
+        used: 0,
+        corpus: 0,
+    };
+    FUZZER.with_borrow_mut(|slot| *slot = Some(fuzzer));
+    // SAFETY: both tables are static and of the same number of entries.
+    unsafe {
+        let counts = (&raw mut COUNTS).cast::<u8>();
+        __sanitizer_cov_8bit_counters_init(counts, counts.add(COUNTERS));
+        let pcs = (&raw const PCS).cast::<usize>();
+        __sanitizer_cov_pcs_init(pcs, pcs.add(2 * COUNTERS));
+    }
+}
+
+/// Runs an input. False if it must not enter the corpus.
+pub fn run(data: &[u8]) -> bool {
+    FUZZER.with_borrow_mut(|fuzzer| fuzzer.as_mut().is_some_and(|fuzzer| fuzzer.run(data)))
+}
+
+/// libFuzzer's custom mutator; the new size.
+pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: Target) -> usize {
+    let mut program = decode::from_input(&data[..size], target);
+    mutate::mutate(&mut program, &entropy(seed), target);
+    put(&program, data, max_size)
+}
+
+/// libFuzzer's custom crossover; the new size.
+pub fn cross(a: &[u8], b: &[u8], out: &mut [u8], seed: u32, target: Target) -> usize {
+    let (a, b) = (decode::from_input(a, target), decode::from_input(b, target));
+    let program = mutate::cross(&a, &b, &entropy(seed));
+    let limit = out.len();
+    put(&program, out, limit)
+}
+
+/// Writes the text form, without the last steps if it is too long.
+fn put(program: &Program, out: &mut [u8], limit: usize) -> usize {
+    let text = text::print(program);
+    let limit = limit.min(out.len());
+    let end = if text.len() <= limit {
+        text.len()
+    } else {
+        text[..limit].rfind('\n').map_or(0, |at| at + 1)
+    };
+    out[..end].copy_from_slice(&text.as_bytes()[..end]);
+    end
+}
+
+/// Bytes for the mutator, from libFuzzer's seed.
+fn entropy(seed: u32) -> [u8; 256] {
+    let mut state = u64::from(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    std::array::from_fn(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 32) as u8
+    })
+}
+
+impl Fuzzer {
+    fn run(&mut self, data: &[u8]) -> bool {
+        let program = decode::from_input(data, self.target);
+        if program.steps.is_empty() {
+            return true;
+        }
+        if self.avoid.matches(&program).is_some() {
+            self.avoided += 1;
+            return false;
+        }
+        let first = self.once(&program);
+        let fresh: Vec<usize> = first
+            .iter()
+            .filter(|(cell, ..)| self.counter_of[*cell] == 0)
+            .map(|(cell, ..)| *cell)
+            .collect();
+        let repeated = if fresh.is_empty() {
+            first
+        } else {
+            self.once(&program)
+        };
+        if !fresh.is_empty() {
+            self.corpus += 1;
+        }
+        // what only one of two runs reached does not count as new
+        let new_in_both: Vec<usize> = repeated
+            .iter()
+            .map(|(cell, ..)| *cell)
+            .filter(|c| fresh.contains(c))
+            .collect();
+        for (cell, pc, count) in &repeated {
+            if self.counter_of[*cell] == 0 && new_in_both.contains(cell) && self.used < COUNTERS {
+                self.assign(*cell, *pc);
+            }
+            if let Some(index) = (self.counter_of[*cell] as usize).checked_sub(1) {
+                // SAFETY: index < COUNTERS; libFuzzer reads the table between runs only.
+                unsafe { (&raw mut COUNTS).cast::<u8>().add(index).write(*count) };
+            }
+        }
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.progress(self.used as u64, self.corpus, self.avoided);
+        }
+        true
+    }
+
+    fn assign(&mut self, cell: usize, pc: u64) {
+        // SAFETY: used < COUNTERS; libFuzzer reads the table between runs only.
+        unsafe {
+            (&raw mut PCS).cast::<Pc>().add(self.used).write(Pc {
+                address: pc as usize,
+                flags: 0,
+            });
+        }
+        self.used += 1;
+        self.counter_of[cell] = self.used as u32;
+    }
+
+    /// Runs the program once; aborts on a violation, so that libFuzzer keeps it.
+    fn once(&mut self, program: &Program) -> Vec<(usize, u64, u8)> {
+        if let Some(mailbox) = &mut self.mailbox {
+            mailbox.begin(&text::print(program));
+        }
+        let outcome = self.session.run(program);
+        match outcome {
+            Ok(violation) => {
+                if let Some(mailbox) = &mut self.mailbox {
+                    mailbox.end(&self.session.stats(), violation.as_ref());
+                }
+                if let Some(violation) = violation {
+                    report(program, &violation);
+                    std::process::abort();
+                }
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                std::process::exit(75);
+            }
+        }
+        let mut seen: Vec<_> = self.session.cover().iter().collect();
+        if !self.session.has_kcov() {
+            seen.extend(outcomes(program, &self.session.results()));
+        }
+        seen
+    }
+}
+
+/// What stands in for coverage where the kernel has none: which operation came
+/// after which, and what it returned.
+fn outcomes(program: &Program, results: &[i32]) -> Vec<(usize, u64, u8)> {
+    let mut hashes: Vec<usize> = Vec::new();
+    let mut before = "";
+    for (step, result) in program.steps.iter().zip(results) {
+        let text = [before, step.op.name(), &result.to_string()].join(" ");
+        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        hashes.push((hash >> 20) as usize % crate::exec::cover::CELLS);
+        before = step.op.name();
+    }
+    hashes.sort_unstable();
+    hashes.dedup();
+    hashes
+        .into_iter()
+        .map(|cell| (cell, cell as u64, 1))
+        .collect()
+}
+
+fn report(program: &Program, violation: &Violation) {
+    eprintln!(
+        "== hugeprobe violation ==\n{}== program ==\n{}== end ==",
+        violation.print(),
+        text::print(program)
+    );
+}
+
+/// Defines the entry points of a fuzz target.
+#[macro_export]
+macro_rules! libfuzzer_target {
+    ($target:expr) => {
+        /// What libFuzzer finds the functions of libc with that it stands before.
+        ///
+        /// # Safety
+        /// `name` is a C string.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn dlsym(
+            _: *mut std::ffi::c_void,
+            name: *const std::ffi::c_char,
+        ) -> *mut std::ffi::c_void {
+            // SAFETY: by the contract.
+            unsafe { $crate::libfuzzer::plain::find(name) }
+        }
+
+        libfuzzer_sys::fuzz_target!(
+            init: $crate::libfuzzer::init($target),
+            |data: &[u8]| -> libfuzzer_sys::Corpus {
+                if $crate::libfuzzer::run(data) {
+                    libfuzzer_sys::Corpus::Keep
+                } else {
+                    libfuzzer_sys::Corpus::Reject
+                }
+            }
+        );
+
+        libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+            $crate::libfuzzer::mutate(data, size, max_size, seed, $target)
+        });
+
+        libfuzzer_sys::fuzz_crossover!(|a: &[u8], b: &[u8], out: &mut [u8], seed: u32| {
+            $crate::libfuzzer::cross(a, b, out, seed, $target)
+        });
+    };
+}
