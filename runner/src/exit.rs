@@ -39,6 +39,24 @@ impl Exit {
         }
     }
 
+    /// The one of two that a user must hear of first.
+    pub fn worse(self, other: Self) -> Self {
+        let rank = |exit| match exit {
+            Self::Interrupted => 6,
+            Self::Failed => 5,
+            Self::KernelBuild => 4,
+            Self::Usage => 3,
+            Self::Infrastructure => 2,
+            Self::NothingRan => 1,
+            Self::Passed => 0,
+        };
+        if rank(other) > rank(self) {
+            other
+        } else {
+            self
+        }
+    }
+
     /// The number for `git bisect run`: what says nothing about the kernel
     /// becomes 125, which means "skip this commit".
     pub fn bisect_code(self) -> u8 {

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     if let Command::Bisect(args) = &cli.command {
-        return commands::run::bisect(args);
+        return commands::bisect::run(args);
     }
     match dispatch(cli.command) {
         Ok(exit) => exit.into(),

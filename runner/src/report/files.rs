@@ -9,6 +9,7 @@ use hugeprobe_vm::event::TestId;
 
 use super::html::{self, Decoded};
 use super::ktap::{self, Form};
+use super::matrix::Matrix;
 use super::model::Report;
 use super::{events, json, junit};
 
@@ -36,6 +37,18 @@ pub fn write_all(dir: &Path) -> io::Result<Report> {
         html::write(&report, &decoded, out)
     })?;
     Ok(report)
+}
+
+/// Writes the matrix of several runs into `dir`.
+pub fn write_matrix(matrix: &Matrix, dir: &Path) -> io::Result<()> {
+    let page = matrix.html().map_err(io::Error::other)?;
+    file(dir, "matrix.md", |out| {
+        out.write_all(matrix.markdown().as_bytes())
+    })?;
+    file(dir, "matrix.html", |out| out.write_all(page.as_bytes()))?;
+    file(dir, "matrix.json", |out| {
+        Ok(serde_json::to_writer_pretty(out, matrix)?)
+    })
 }
 
 /// Writes a file as a whole or not at all.

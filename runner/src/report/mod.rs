@@ -8,6 +8,7 @@ mod html;
 mod json;
 mod junit;
 mod ktap;
+mod matrix;
 mod model;
 mod quote;
 mod repeat;
@@ -15,9 +16,10 @@ mod summary;
 mod terminal;
 
 #[cfg(test)]
-mod tests;
+pub mod tests;
 
-pub use files::{RUN_INFO, splat_path, write_all};
-pub use model::{Fold, Outcome, Report, RunInfo, TestReport};
+pub use files::{RUN_INFO, splat_path, write_all, write_matrix};
+pub use matrix::{Column, Matrix};
+pub use model::{Report, RunInfo};
 pub use summary::summary;
 pub use terminal::Terminal;

@@ -9,7 +9,7 @@ mod memory;
 mod modules;
 mod results;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
 use hugeprobe_vm::event::{Stamped, TestId};
@@ -20,8 +20,8 @@ use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::kernel::cache::Cache;
 use crate::kernel::progress::Ui;
-use crate::kernel::{self, Kernel, Origin, Request, virtme};
-use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
+use crate::kernel::{self, KernelError, Request, virtme};
+use crate::programs::{self, AllNeeds, Layout, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
 pub use results::Results;
@@ -35,14 +35,14 @@ pub struct Finished {
     pub dir: PathBuf,
 }
 
-/// Runs what `args` ask for, with the kernel from `origin`, into `results`.
+/// Runs what `args` ask for on the kernel of `request`, into `results`.
 ///
 /// # Errors
 /// Anything that keeps the run from starting, with its exit code. Once
 /// machines run, what happens is in the report.
 pub fn run(
     args: &RunArgs,
-    origin: Origin,
+    request: &Request,
     layout: &Layout,
     results: &Results,
 ) -> Result<Finished, Failure> {
@@ -51,14 +51,9 @@ pub fn run(
     let select = &args.select;
     let selected = programs::select(&programs.targets, &select.targets, select.tests.as_deref())
         .or_exit(Exit::Usage)?;
-    let cache = Cache::open()?;
-    let request = Request {
-        origin,
-        profile: args.kernel.profile.name().to_owned(),
-        jobs: args.kernel.jobs,
-    };
-    let kernel = kernel::prepare(&cache, &request, &ui).map_err(kernel_failure)?;
-    let vng = virtme::find_or_install(&cache, &ui).map_err(kernel_failure)?;
+    let cache = Cache::open().map_err(KernelError::into_failure)?;
+    let kernel = kernel::prepare(&cache, request, &ui).map_err(KernelError::into_failure)?;
+    let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let needs = AllNeeds::load()?;
     let plan = |guest: &guest::Guest| Plan {
         setup: guest.setup.clone(),
@@ -73,7 +68,7 @@ pub fn run(
         ui: &ui,
     }
     .build(vng, &programs.guest, &selected)?;
-    results.describe(args, &kernel, &guest)?;
+    results.describe(args, request, &kernel, &guest)?;
     let config = SessionConfig {
         machine: guest.machine.clone(),
         folder: results.dir().to_owned(),
@@ -137,21 +132,4 @@ fn planned(args: &RunArgs, selected: &[Selected], needs: &AllNeeds) -> Vec<Plann
         }));
     }
     planned
-}
-
-/// The kernel that the command line asks for.
-pub fn origin(args: &crate::cli::KernelArgs) -> Origin {
-    match (&args.kdir, &args.kernel) {
-        (Some(tree), _) => Origin::Tree(tree.clone()),
-        (None, Some(image)) if image == "debian" => Origin::DebianImage,
-        (None, Some(image)) => Origin::Image(PathBuf::from(image)),
-        (None, None) => Origin::Version(args.kver.first().cloned()),
-    }
-}
-
-fn kernel_failure(error: kernel::KernelError) -> Failure {
-    Failure {
-        exit: error.exit(),
-        error: error.into(),
-    }
 }

@@ -11,11 +11,13 @@ use sha2::{Digest, Sha256};
 
 use super::guest::Guest;
 use crate::cli::RunArgs;
-use crate::kernel::Kernel;
-use crate::report::{RUN_INFO, RunInfo, events};
+use crate::kernel::{Kernel, Origin, Request};
+use crate::report::{RUN_INFO, RunInfo};
 
 /// Where results go by default.
 const RESULTS: &str = "results";
+/// Marks a folder as ours, so that it may be emptied.
+const MARK: &str = ".hugeprobe";
 /// The kernel's configuration in a results folder.
 const CONFIG: &str = "kernel.config";
 
@@ -71,7 +73,7 @@ impl Results {
             source,
         };
         std::fs::create_dir_all(dir).map_err(unwritable)?;
-        let is_ours = dir.join(events::FILE).exists();
+        let is_ours = dir.join(MARK).exists();
         for entry in std::fs::read_dir(dir).map_err(unwritable)? {
             if !is_ours {
                 return Err(Error::Foreign {
@@ -122,14 +124,28 @@ impl Results {
             dir: dir.to_owned(),
             source,
         };
-        std::fs::write(dir.join(events::FILE), "").map_err(unwritable)?;
+        std::fs::write(dir.join(MARK), "").map_err(unwritable)?;
         let dir = std::fs::canonicalize(dir).map_err(unwritable)?;
         Ok(Self { dir })
     }
 
+    /// A folder in this one, for one run of several.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn inner(&self, name: &str) -> Result<Self, Error> {
+        Self::named(&self.dir.join(name))
+    }
+
     /// Keeps what makes the run repeatable: the kernel's identity and
     /// configuration, and the arguments that choose kernel and guest again.
-    pub fn describe(&self, args: &RunArgs, kernel: &Kernel, guest: &Guest) -> io::Result<()> {
+    pub fn describe(
+        &self,
+        args: &RunArgs,
+        request: &Request,
+        kernel: &Kernel,
+        guest: &Guest,
+    ) -> io::Result<()> {
         if let Some(config) = &kernel.config {
             fs_err::copy(config, self.dir.join(CONFIG))?;
         }
@@ -154,7 +170,7 @@ impl Results {
             ("command line", guest.machine.append.join(" ")),
         ];
         let info = RunInfo {
-            arguments: repeat_arguments(args),
+            arguments: repeat_arguments(args, &request.origin),
             kernel: facts
                 .into_iter()
                 .filter(|(_, value)| !value.is_empty())
@@ -173,26 +189,20 @@ fn point(parent: &Path, name: &str) -> io::Result<()> {
 }
 
 /// The arguments that choose the same kernel and guest again.
-fn repeat_arguments(args: &RunArgs) -> Vec<String> {
+fn repeat_arguments(args: &RunArgs, origin: &Origin) -> Vec<String> {
     let mut words = Vec::new();
     let mut add = |flag: &str, value: Option<String>| {
         words.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
     };
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
     let show = |path: PathBuf| path.display().to_string();
+    match origin {
+        Origin::Tree(dir) => add("--kdir", Some(show(absolute(dir)))),
+        Origin::Image(image) => add("--kernel", Some(show(absolute(image)))),
+        Origin::DebianImage => add("--kernel", Some("debian".into())),
+        Origin::Version(version) => add("--kver", version.clone()),
+    }
     let (kernel, guest) = (&args.kernel, &args.guest);
-    add(
-        "--kdir",
-        kernel.kdir.as_deref().map(|dir| show(absolute(dir))),
-    );
-    add(
-        "--kernel",
-        kernel.kernel.as_ref().map(|image| match image.as_str() {
-            "debian" => image.clone(),
-            path => show(absolute(Path::new(path))),
-        }),
-    );
-    add("--kver", kernel.kver.first().cloned());
     let profile = Some(kernel.profile).filter(|&profile| profile != crate::cli::Profile::default());
     add(
         "--profile",

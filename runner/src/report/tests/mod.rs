@@ -2,13 +2,13 @@
 //! Snapshots of every reporter on one run in which everything happens, and
 //! what must hold of them whatever they look like.
 
-mod sample;
+pub mod sample;
 
 use insta::assert_snapshot;
 
 use super::html::Decoded;
 use super::ktap::{Form, KtapWriter};
-use super::model::{Outcome, Report};
+use super::model::Outcome;
 use super::*;
 use crate::exit::Exit;
 
