@@ -10,15 +10,18 @@ use std::ops::Range;
 const FOUR_GIB: u64 = 1 << 32;
 
 /// The biggest range above 4 GiB that was set aside with `memmap=SIZE$START`,
-/// if there is one of at least `bytes`.
+/// if there is one of at least `bytes`. Ranges above all memory are holes of the
+/// machine's address space.
 ///
 /// # Errors
 /// When `/proc/iomem` cannot be read.
 pub fn reserved_memory(bytes: u64) -> io::Result<Option<Range<u64>>> {
     let text = fs::read_to_string("/proc/iomem")?;
+    let ram = top_level(&text, "System RAM");
+    let end_of_ram = ram.iter().map(|r| r.end).max().unwrap_or(0);
     Ok(top_level(&text, "Reserved")
         .into_iter()
-        .filter(|r| r.start >= FOUR_GIB && r.end - r.start >= bytes)
+        .filter(|r| r.start >= FOUR_GIB && r.end < end_of_ram && r.end - r.start >= bytes)
         .max_by_key(|r| r.end - r.start))
 }
 

@@ -28,3 +28,4 @@ pub mod settings;
 pub mod swap;
 pub mod thp;
 pub mod uffd;
+pub mod usermem;

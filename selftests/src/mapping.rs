@@ -185,6 +185,29 @@ impl Region {
         })
     }
 
+    /// As [`Self::reserved`], at an address of the caller's choosing: a multiple
+    /// of a page where nothing is mapped yet.
+    ///
+    /// # Errors
+    /// `EEXIST` where something is, otherwise those of mmap(2).
+    pub fn reserved_at(addr: usize, len: usize) -> Result<Self, Errno> {
+        let whole = addr - PAGE..addr + len + PAGE;
+        let flags = libc::MAP_PRIVATE
+            | libc::MAP_ANONYMOUS
+            | libc::MAP_NORESERVE
+            | libc::MAP_FIXED_NOREPLACE;
+        // SAFETY: MAP_FIXED_NOREPLACE maps where nothing is mapped.
+        let start = unsafe { libc::mmap(whole.start as *mut _, whole.len(), 0, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        Ok(Self {
+            addr,
+            len,
+            owned: vec![whole],
+        })
+    }
+
     fn map(len: usize, flags: i32, file: Option<(&File, usize)>) -> Result<Self, Errno> {
         let region = Self::reserved(len)?;
         let (fd, offset) = file.map_or((-1, 0), |(file, offset)| (file.as_raw_fd(), offset));
@@ -390,6 +413,37 @@ impl Region {
         self.disown(&from);
         self.disown(&target);
         self.owned.push(target);
+        Ok(())
+    }
+
+    /// mremap(2) to fewer bytes, in place.
+    ///
+    /// # Errors
+    /// Those of mremap(2).
+    pub fn shrink(&mut self, len: usize) -> Result<(), Errno> {
+        let rest = self.absolute(&(len..self.len));
+        self.resize(self.len, len)?;
+        self.disown(&rest);
+        Ok(())
+    }
+
+    /// mremap(2) of the first `old` bytes to `new`, where the kernel likes.
+    ///
+    /// # Errors
+    /// Those of mremap(2).
+    ///
+    /// # Panics
+    /// When the kernel moved the memory: use this for what must be refused,
+    /// and for shrinking, which happens in place.
+    pub fn resize(&mut self, old: usize, new: usize) -> Result<(), Errno> {
+        let at = self.absolute(&(0..old)).start;
+        // SAFETY: the region is borrowed mutably; where memory moves although
+        // it must not, the test ends.
+        let moved = unsafe { libc::mremap(at as *mut _, old, new, libc::MREMAP_MAYMOVE) };
+        if moved == libc::MAP_FAILED {
+            return Err(Errno::last());
+        }
+        assert_eq!(moved as usize, at, "mremap moved to another place");
         Ok(())
     }
 

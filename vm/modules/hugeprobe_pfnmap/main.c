@@ -204,6 +204,9 @@ static const struct vm_operations_struct hpp_fault_ops = {
 	.open = hpp_vma_open,
 	.close = hpp_vma_close,
 	.may_split = hpp_may_split,
+#ifdef CONFIG_HAVE_IOREMAP_PROT
+	.access = generic_access_phys,
+#endif
 	.fault = hpp_fault,
 #if IS_ENABLED(CONFIG_ARCH_SUPPORTS_PMD_PFNMAP)
 	.huge_fault = hpp_huge_fault,
