@@ -25,18 +25,42 @@ pub fn is_on() -> bool {
 /// When a page stays in memory.
 #[track_caller]
 pub fn page_out(region: &Region, numbers: Range<usize>) {
-    if !is_on() {
-        skip!("no swap: the guest needs CONFIG_ZRAM or a swap device");
-    }
     let left = || {
         let entries = pagemap::entries(region, numbers.start, numbers.len());
         entries.iter().position(|entry| !entry.swapped())
     };
+    ask(region, &numbers, left);
+}
+
+/// As [`page_out`], of shmem that has content: its page tables show nothing of a page in swap,
+/// so it is enough that the page is in no memory.
+///
+/// # Panics
+/// When a page stays in memory.
+#[track_caller]
+pub fn page_out_shared(region: &Region, numbers: Range<usize>) {
+    let left = || {
+        let mut cached = vec![0_u8; numbers.len()];
+        let at = region.absolute(&pages(numbers.clone()));
+        // SAFETY: mincore writes one byte for each page of the range.
+        let status = unsafe { libc::mincore(at.start as *mut _, at.len(), cached.as_mut_ptr()) };
+        assert_eq!(status, 0, "mincore of a mapped range");
+        cached.iter().position(|page| page & 1 != 0)
+    };
+    ask(region, &numbers, left);
+}
+
+/// Asks reclaim until no page is `left`.
+#[track_caller]
+fn ask(region: &Region, numbers: &Range<usize>, left: impl Fn() -> Option<usize>) {
+    if !is_on() {
+        skip!("no swap: the guest needs CONFIG_ZRAM or a swap device");
+    }
     for _ in 0..TRIES {
         drain_lru();
         region
             .madvise(pages(numbers.clone()), Advice::PageOut)
-            .expect("MADV_PAGEOUT of private memory");
+            .expect("MADV_PAGEOUT of memory");
         if left().is_none() {
             return;
         }

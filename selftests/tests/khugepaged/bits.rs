@@ -3,6 +3,7 @@
 //! write, soft-dirty, userfaultfd's write-protection, whose page it is.
 
 use selftests::child;
+use selftests::collapse::Khugepaged;
 use selftests::collapse_model::{Knobs, MAX_NONE, Orders, PMD_ORDER, PTES};
 use selftests::guard::{self, SEGV_ACCERR};
 use selftests::mapping::{Prot, Region};
@@ -15,15 +16,17 @@ use test_case::test_case;
 use crate::mthp::{take, take_knobs};
 use crate::tables::Tables;
 
-/// Collapses one full table to folios of `order`.
-fn collapsed(order: u8, prepare: impl FnOnce(&Tables)) -> Tables {
+/// Collapses one full table to folios of `order`. khugepaged must be kept as long as the table:
+/// with its own settings back it would collapse it once more.
+#[must_use]
+fn collapsed(order: u8, prepare: impl FnOnce(&Tables)) -> (Khugepaged, Tables) {
     let (khugepaged, knobs) = take(Orders::only(order), 0);
     let mut tables = Tables::full();
     prepare(&tables);
     tables.advise();
     let outcomes = tables.pass_as_modelled(&khugepaged, &knobs);
     assert_eq!(outcomes[0].folios.len(), PTES >> order);
-    tables
+    (khugepaged, tables)
 }
 
 /// Runs of the kernel's page-table dump in which the table may be written.
@@ -56,7 +59,7 @@ fn minor_faults() -> i64 {
 #[test_case(9; "pmd")]
 fn write_protection_survives(order: u8) {
     enter!();
-    let mut tables = collapsed(order, |tables| {
+    let (_khugepaged, mut tables) = collapsed(order, |tables| {
         tables
             .region
             .mprotect(tables.all(), Prot::READ)
@@ -87,7 +90,7 @@ fn write_protection_survives(order: u8) {
 #[test_case(9; "pmd")]
 fn writable_memory_does_not_fault_again(order: u8) {
     enter!();
-    let mut tables = collapsed(order, |_| {});
+    let (_khugepaged, mut tables) = collapsed(order, |_| {});
     if let Some(bytes) = writable_bytes(&tables) {
         assert_eq!(
             bytes,
@@ -116,7 +119,7 @@ fn writable_memory_does_not_fault_again(order: u8) {
 #[test_case(9; "pmd")]
 fn copies_on_write_stay_apart(order: u8) {
     enter!();
-    let mut tables = collapsed(order, |_| {});
+    let (_khugepaged, mut tables) = collapsed(order, |_| {});
     let pages = tables.pages(0, 0..PTES);
     let entries = pagemap::entries(&tables.region, pages.start, PTES);
     let shared = entries.iter().position(|entry| !entry.exclusive());
@@ -158,7 +161,7 @@ fn copies_on_write_stay_apart(order: u8) {
 fn soft_dirty_is_not_lost(order: u8) {
     enter!();
     let written = [0, 5, 300, 511];
-    let tables = collapsed(order, |tables| write_some(tables, &written));
+    let (_khugepaged, tables) = collapsed(order, |tables| write_some(tables, &written));
     assert_soft_dirty(&tables, &written);
 }
 
@@ -169,7 +172,7 @@ fn soft_dirty_is_not_lost(order: u8) {
 fn soft_dirty_is_not_lost_in_read_only_memory(order: u8) {
     enter!();
     let written = [0, 5, 300, 511];
-    let tables = collapsed(order, |tables| {
+    let (_khugepaged, tables) = collapsed(order, |tables| {
         write_some(tables, &written);
         tables
             .region
@@ -220,7 +223,7 @@ fn assert_soft_dirty(tables: &Tables, written: &[usize]) {
 #[test_case(9, Prot::READ; "pmd_read_only")]
 fn collapsed_memory_survives_swap(order: u8, prot: Prot) {
     enter!();
-    let tables = collapsed(order, |tables| {
+    let (_khugepaged, tables) = collapsed(order, |tables| {
         tables
             .region
             .mprotect(tables.all(), prot)

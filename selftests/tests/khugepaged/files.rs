@@ -135,7 +135,7 @@ fn swapped_pages_of_shmem_are_read_in(by_khugepaged: bool, swapped: usize, made:
     enter!();
     let khugepaged = take(0);
     let cache = Cache::new(Kind::Shmem, 1, &[0..PTES]);
-    swap::page_out(&cache.region, 0..swapped);
+    swap::page_out_shared(&cache.region, 0..swapped);
     cache.advise();
     let before = Snapshot::take();
     match by_khugepaged {
@@ -158,7 +158,7 @@ fn collapsed_shmem_survives_swap() {
     // Unmapped and mapped anew: nothing but the page itself is dirty.
     cache.region = Region::shared_file(&cache.file, 0, PMD).expect("a new mapping");
     cache.touch(0..PTES);
-    swap::page_out(&cache.region, 0..PTES);
+    swap::page_out_shared(&cache.region, 0..PTES);
     cache.check(FIRST, 0..100);
     cache.check_zero(100..PTES);
 }
