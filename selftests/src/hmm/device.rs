@@ -342,7 +342,36 @@ impl Dmirror {
     #[track_caller]
     pub fn check_seen(&self, content: Content, numbers: Range<usize>) {
         assert_eq!(self.seen.get(), numbers.len(), "the last command's pages");
-        let base = self.mirror.addr().wrapping_sub(numbers.start * PAGE);
+        self.check_mirror(content, numbers.start, numbers);
+    }
+
+    /// As [`Self::check_seen`] for some pages of a command whose first page was
+    /// page 0 of the region.
+    ///
+    /// # Panics
+    /// When the device has other content than expected.
+    #[track_caller]
+    pub fn check_seen_in(&self, content: Content, numbers: Range<usize>) {
+        assert!(numbers.end <= self.seen.get(), "the last command's pages");
+        self.check_mirror(content, 0, numbers);
+    }
+
+    /// Checks that the last command returned nothing.
+    ///
+    /// # Panics
+    /// When it did.
+    #[track_caller]
+    pub fn check_nothing_seen(&self) {
+        assert!(
+            hazards::is_spoiled(&self.mirror, self.seen.get()),
+            "a refused command returned data\n{}",
+            self.history()
+        );
+    }
+
+    #[track_caller]
+    fn check_mirror(&self, content: Content, first: usize, numbers: Range<usize>) {
+        let base = self.mirror.addr().wrapping_sub(first * PAGE);
         let wrong = content.mismatches(base, numbers);
         if let Some((page, why)) = wrong.first() {
             let count = wrong.len();

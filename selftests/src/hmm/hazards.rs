@@ -42,13 +42,24 @@ pub(super) fn touch(region: &Region) {
     spoil(region, region.len() / PAGE);
 }
 
+/// What the beginning of a page is overwritten with.
+const SPOILED: [u64; 8] = [0xdead_beef_dead_beef; 8];
+
 /// Overwrites the beginning of each page, so that content which the driver did
 /// not return cannot look like an answer.
 pub(super) fn spoil(region: &Region, pages: usize) {
     for page in 0..pages {
-        guard::write_words(region.page_addr(page), &[0xdead_beef_dead_beef; 8])
-            .expect("our own memory is writable");
+        guard::write_words(region.page_addr(page), &SPOILED).expect("our own memory is writable");
     }
+}
+
+/// Whether nothing was written since [`spoil`].
+pub(super) fn is_spoiled(region: &Region, pages: usize) -> bool {
+    let mut words = [0; SPOILED.len()];
+    (0..pages).all(|page| {
+        guard::read_words(region.page_addr(page), &mut words).expect("our own memory is readable");
+        words == SPOILED
+    })
 }
 
 /// READ and WRITE of private pages that are on this device but not in the
@@ -75,8 +86,8 @@ pub(super) fn before_to_dev(device: &Dmirror, span: Span) {
     let fits = match device.stock() {
         Stock::Any => return,
         // An injected failure is what keeps it from asking for a huge page.
-        Stock::Small => device.armed.get() || !wants_huge(device, span),
-        Stock::Huge => wants_only_huge(device, span),
+        Stock::Small => device.armed.get() || !needs(device, span).contains(&Need::Huge),
+        Stock::Huge => !needs(device, span).contains(&Need::Small),
     };
     assert!(
         fits,
@@ -85,28 +96,31 @@ pub(super) fn before_to_dev(device: &Dmirror, span: Span) {
     );
 }
 
-/// Windows of 512 pages, counted from the start of the command as the driver
-/// counts them, that it would take as one huge page.
-fn huge_windows(device: &Dmirror, span: Span) -> Vec<bool> {
-    if span.addr % PMD != 0 {
-        return vec![false];
-    }
+/// What the driver needs for a window of 512 pages, counted from the start of
+/// the command as the driver counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Small,
+    Huge,
+}
+
+fn needs(device: &Dmirror, span: Span) -> Vec<Need> {
+    let aligned = span.addr % PMD == 0;
     let states = device.snapshot(span);
-    let huge = |window: &[PageState]| {
-        let whole = window.len() == PAGES_PER_PMD;
-        let mapped_huge = window.iter().all(|state| state.level == Level::Pmd);
-        let empty = window.iter().all(|state| *state == PageState::NOWHERE);
-        whole && (mapped_huge || empty)
+    let need = |window: &[PageState]| {
+        let all = |test: fn(&PageState) -> bool| window.iter().all(test);
+        let movable = |state: &PageState| {
+            !matches!(state.place, Place::Device | Place::OtherDevice | Place::Error)
+        };
+        let huge = all(|s| s.level == Level::Pmd) || all(|s| *s == PageState::NOWHERE);
+        match window.iter().any(movable) {
+            false => Need::Nothing,
+            true if aligned && window.len() == PAGES_PER_PMD && huge => Need::Huge,
+            true => Need::Small,
+        }
     };
-    states.chunks(PAGES_PER_PMD).map(huge).collect()
-}
-
-fn wants_huge(device: &Dmirror, span: Span) -> bool {
-    huge_windows(device, span).contains(&true)
-}
-
-fn wants_only_huge(device: &Dmirror, span: Span) -> bool {
-    !huge_windows(device, span).contains(&false)
+    states.chunks(PAGES_PER_PMD).map(need).collect()
 }
 
 /// The failing allocation of a huge device page is replaced by 512 small ones

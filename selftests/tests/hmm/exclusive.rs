@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Exclusive access of a device to pages of system memory.
+
+use nix::errno::Errno;
+use selftests::counters::{Expect, Snapshot};
+use selftests::hmm::Memory::{Coherent, Private};
+use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Span};
+use selftests::mapping::{Prot, Region};
+use selftests::pattern::{Content, FIRST};
+use selftests::{child, enter, guard};
+use test_case::test_case;
+
+use crate::scene::{Baseline, HUGE, all, huge, in_system, small, whole, words};
+
+/// More than three of the driver's windows of 32 pages.
+const PAGES: usize = 100;
+
+#[track_caller]
+fn take(dev: &Dmirror, region: &Region) {
+    let reply = dev.exclusive(whole(region)).unwrap();
+    assert_eq!(reply.cpages as usize, all(region).len());
+    dev.check_seen(Content::Stamped(FIRST), all(region));
+    assert!(!dev.exclusive_revoked(whole(region)), "the device has access");
+}
+
+/// EXCLUSIVE returns the data; the CPU's next access revokes it, page by page.
+#[test_case(Private; "device_private")]
+#[test_case(Coherent; "device_coherent")]
+fn exclusive(memory: Memory) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
+    let region = small(PAGES);
+    take(&dev, &region);
+    for number in all(&region) {
+        let span = Span::of(&region, number..number + 1);
+        assert!(!dev.exclusive_revoked(span), "page {number} was not touched");
+        FIRST.check(&region, number..number + 1);
+        assert!(dev.exclusive_revoked(span), "page {number} was touched");
+        FIRST.next().fill(&region, number..number + 1);
+    }
+    FIRST.next().check_all(&region);
+    assert!(dev.exclusive_revoked(whole(&region)));
+    in_system(&dev, &region, all(&region));
+}
+
+/// After mprotect(PROT_READ) of exclusive pages the device may not write.
+#[test_case(Private; "device_private")]
+#[test_case(Coherent; "device_coherent")]
+fn exclusive_mprotect(memory: Memory) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
+    let region = small(PAGES);
+    take(&dev, &region);
+    region.mprotect(region.all(), Prot::READ).unwrap();
+    let refusal = dev.write(whole(&region), &words(FIRST.next(), all(&region)));
+    assert_eq!(refusal.unwrap_err().errno, Errno::EPERM);
+    FIRST.check_all(&region);
+    assert!(guard::store(region.addr(), 1).is_err(), "the CPU may not either");
+    region.mprotect(region.all(), Prot::READ_WRITE).unwrap();
+    FIRST.next().fill_all(&region);
+    FIRST.next().check_all(&region);
+}
+
+/// After a fork over exclusive pages parent and child each keep their own data.
+#[test_case(Private; "device_private")]
+#[test_case(Coherent; "device_coherent")]
+fn exclusive_cow(memory: Memory) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
+    let region = small(PAGES);
+    take(&dev, &region);
+    let child = child::start(|parent| {
+        FIRST.check_all(&region);
+        FIRST.next().fill_all(&region);
+        parent.send(0);
+        parent.receive();
+        FIRST.next().check_all(&region);
+    });
+    child.line().receive();
+    FIRST.check_all(&region);
+    FIRST.next().next().fill_all(&region);
+    child.line().send(0);
+    child.join();
+    FIRST.next().next().check_all(&region);
+}
+
+/// EXCLUSIVE on one page of a huge page splits its PMD entry once, and takes
+/// that page alone.
+#[test_case(0; "first_page")]
+#[test_case(255; "middle_page")]
+#[test_case(511; "last_page")]
+fn dpthp_exclusive(number: usize) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = huge(1);
+    let before = Snapshot::take();
+    let span = Span::of(&region, number..number + 1);
+    assert_eq!(dev.exclusive(span).unwrap().cpages, 1);
+    Expect::new()
+        .delta("thp_split_pmd", 1)
+        .unchanged(&["thp_split_page", "thp_deferred_split_page", "2048kB/nr_anon"])
+        .check(&before);
+    assert!(!dev.exclusive_revoked(span));
+    let others: Vec<usize> = (0..HUGE).filter(|n| *n != number).collect();
+    for run in others.chunk_by(|a, b| a + 1 == *b) {
+        let rest = Span::of(&region, run[0]..run[0] + run.len());
+        dev.check_states(rest, PageState::system(Access::Write, Level::Pte));
+    }
+    let child = child::start(|_| {
+        FIRST.next().fill_all(&region);
+        FIRST.next().check_all(&region);
+    });
+    child.join();
+    FIRST.check_all(&region);
+    assert!(dev.exclusive_revoked(span), "a fork and an access revoke it");
+    region.mprotect(region.all(), Prot::READ).unwrap();
+    assert!(guard::store(region.page_addr(number), 1).is_err());
+}
