@@ -4,7 +4,7 @@
 //! that nobody joined dies with the test.
 
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -56,6 +57,21 @@ impl Line {
                 panic!("the other process is gone")
             }
             Err(error) => panic!("waited {PATIENCE:?} for the other process: {error}"),
+        }
+    }
+
+    /// As [`Self::receive`], and `None` when nothing comes within `limit`.
+    ///
+    /// # Panics
+    /// When the other side is gone.
+    #[track_caller]
+    pub fn receive_within(&self, limit: Duration) -> Option<u64> {
+        let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+        let mut line = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut line, limit) {
+            Ok(0) => None,
+            Ok(_) => Some(self.receive()),
+            Err(errno) => panic!("poll: {errno}"),
         }
     }
 

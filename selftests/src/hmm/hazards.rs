@@ -111,7 +111,10 @@ fn needs(device: &Dmirror, span: Span) -> Vec<Need> {
     let need = |window: &[PageState]| {
         let all = |test: fn(&PageState) -> bool| window.iter().all(test);
         let movable = |state: &PageState| {
-            !matches!(state.place, Place::Device | Place::OtherDevice | Place::Error)
+            !matches!(
+                state.place,
+                Place::Device | Place::OtherDevice | Place::Error
+            )
         };
         let huge = all(|s| s.level == Level::Pmd) || all(|s| *s == PageState::NOWHERE);
         match window.iter().any(movable) {

@@ -76,7 +76,9 @@ fn anon_write(memory: Memory) {
     let dev = Dmirror::open(memory);
     let region = untouched(PAGES);
 
-    let reply = dev.write(whole(&region), &words(FIRST, all(&region))).unwrap();
+    let reply = dev
+        .write(whole(&region), &words(FIRST, all(&region)))
+        .unwrap();
     assert_eq!((reply.cpages, reply.faults), (PAGES as u64, 1));
     FIRST.check_all(&region);
 }
@@ -188,7 +190,10 @@ fn file_write(memory: Memory) {
     let reply = dev.write(whole(&region), &words(FIRST, 0..PAGES)).unwrap();
     assert_eq!((reply.cpages, reply.faults), (PAGES as u64, 1));
     FIRST.check_all(&region);
-    assert!(read_file(&file) == words(FIRST, 0..PAGES), "the file has other content");
+    assert!(
+        read_file(&file) == words(FIRST, 0..PAGES),
+        "the file has other content"
+    );
 }
 
 /// SNAPSHOT shows pages that a driver mapped by itself as readable memory.

@@ -20,7 +20,10 @@ fn take(dev: &Dmirror, region: &Region) {
     let reply = dev.exclusive(whole(region)).unwrap();
     assert_eq!(reply.cpages as usize, all(region).len());
     dev.check_seen(Content::Stamped(FIRST), all(region));
-    assert!(!dev.exclusive_revoked(whole(region)), "the device has access");
+    assert!(
+        !dev.exclusive_revoked(whole(region)),
+        "the device has access"
+    );
 }
 
 /// EXCLUSIVE returns the data; the CPU's next access revokes it, page by page.
@@ -34,7 +37,10 @@ fn exclusive(memory: Memory) {
     take(&dev, &region);
     for number in all(&region) {
         let span = Span::of(&region, number..number + 1);
-        assert!(!dev.exclusive_revoked(span), "page {number} was not touched");
+        assert!(
+            !dev.exclusive_revoked(span),
+            "page {number} was not touched"
+        );
         FIRST.check(&region, number..number + 1);
         assert!(dev.exclusive_revoked(span), "page {number} was touched");
         FIRST.next().fill(&region, number..number + 1);
@@ -57,7 +63,10 @@ fn exclusive_mprotect(memory: Memory) {
     let refusal = dev.write(whole(&region), &words(FIRST.next(), all(&region)));
     assert_eq!(refusal.unwrap_err().errno, Errno::EPERM);
     FIRST.check_all(&region);
-    assert!(guard::store(region.addr(), 1).is_err(), "the CPU may not either");
+    assert!(
+        guard::store(region.addr(), 1).is_err(),
+        "the CPU may not either"
+    );
     region.mprotect(region.all(), Prot::READ_WRITE).unwrap();
     FIRST.next().fill_all(&region);
     FIRST.next().check_all(&region);
@@ -102,7 +111,11 @@ fn dpthp_exclusive(number: usize) {
     assert_eq!(dev.exclusive(span).unwrap().cpages, 1);
     Expect::new()
         .delta("thp_split_pmd", 1)
-        .unchanged(&["thp_split_page", "thp_deferred_split_page", "2048kB/nr_anon"])
+        .unchanged(&[
+            "thp_split_page",
+            "thp_deferred_split_page",
+            "2048kB/nr_anon",
+        ])
         .check(&before);
     assert!(!dev.exclusive_revoked(span));
     let others: Vec<usize> = (0..HUGE).filter(|n| *n != number).collect();
@@ -116,7 +129,10 @@ fn dpthp_exclusive(number: usize) {
     });
     child.join();
     FIRST.check_all(&region);
-    assert!(dev.exclusive_revoked(span), "a fork and an access revoke it");
+    assert!(
+        dev.exclusive_revoked(span),
+        "a fork and an access revoke it"
+    );
     region.mprotect(region.all(), Prot::READ).unwrap();
     assert!(guard::store(region.page_addr(number), 1).is_err());
 }

@@ -48,7 +48,10 @@ fn child_device_writes(memory: Memory, region: &Region) {
         let dev = Dmirror::open(memory);
         let data = words(Stamp::of(2), all(region));
         let reply = dev.write(whole(region), &data).unwrap();
-        assert_eq!((reply.cpages as usize, reply.faults), (all(region).len(), 1));
+        assert_eq!(
+            (reply.cpages as usize, reply.faults),
+            (all(region).len(), 1)
+        );
         Stamp::of(2).check_all(region);
     });
     child.join();
@@ -92,7 +95,10 @@ fn hmm_cow_in_device(memory: Memory) {
     });
     let shared = dev.snapshot(whole(&region));
     let shared_state = PageState::device(Access::Read, Level::Pte);
-    assert!(shared.iter().all(|s| *s == shared_state), "shared is read-only");
+    assert!(
+        shared.iter().all(|s| *s == shared_state),
+        "shared is read-only"
+    );
     Stamp::of(2).fill_all(&region);
     let states = dev.snapshot(whole(&region));
     let own = |s: &PageState| s.place == Place::System && s.access == Access::Write;

@@ -8,4 +8,18 @@
 //! pages and, at the end of the test, checks that all counters are back.
 
 mod access;
+mod alloc_fail;
+mod anon_huge;
+mod counts;
+mod dcthp;
+mod devices;
+mod exclusive;
+mod fork;
+mod large;
+mod migrate;
+mod pins;
+mod protect;
 mod scene;
+mod two_devices;
+mod uffd;
+mod unmap;

@@ -35,7 +35,12 @@ impl Baseline {
         }
     }
 
-    fn check(&self) {
+    /// Checks now that everything is back, as the end of the test will.
+    ///
+    /// # Panics
+    /// When something is not.
+    #[track_caller]
+    pub fn check_now(&self) {
         let after = Snapshot::take();
         Expect::new()
             .unchanged(&[
@@ -57,7 +62,7 @@ impl Baseline {
 impl Drop for Baseline {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.check();
+            self.check_now();
         }
     }
 }
@@ -142,7 +147,11 @@ pub fn send_huge(dev: &Dmirror, region: &Region) {
 #[track_caller]
 pub fn send_huge_with(dev: &Dmirror, region: &Region, content: Content, access: Access) {
     let reply = dev.to_dev(whole(region)).unwrap();
-    assert_eq!(reply.cpages as usize, region.len() / PAGE, "all pages arrive");
+    assert_eq!(
+        reply.cpages as usize,
+        region.len() / PAGE,
+        "all pages arrive"
+    );
     dev.check_seen(content, all(region));
     on_device_huge(dev, region, access);
 }
@@ -164,12 +173,19 @@ pub fn on_device_huge(dev: &Dmirror, region: &Region, access: Access) {
 #[track_caller]
 pub fn check_cpu_view(memory: Memory, region: &Region, numbers: Range<usize>) {
     let first = numbers.start;
-    for (at, entry) in pagemap::entries(region, first, numbers.len()).iter().enumerate() {
+    for (at, entry) in pagemap::entries(region, first, numbers.len())
+        .iter()
+        .enumerate()
+    {
         let expected = match memory {
             Memory::Private => entry.swapped() && !entry.present(),
             Memory::Coherent => entry.present() && !entry.swapped(),
         };
-        assert!(expected, "page {} on the device: pagemap {entry:?}", first + at);
+        assert!(
+            expected,
+            "page {} on the device: pagemap {entry:?}",
+            first + at
+        );
     }
 }
 

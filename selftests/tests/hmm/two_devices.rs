@@ -38,7 +38,11 @@ fn migrate_mixed(memory: Memory) {
 
     region.mprotect(pages(2..4), Prot::READ).unwrap();
     region.mprotect(pages(4..6), Prot::READ_WRITE).unwrap();
-    assert_eq!(guard::load(region.page_addr(2)), Ok(0), "maps the zero page");
+    assert_eq!(
+        guard::load(region.page_addr(2)),
+        Ok(0),
+        "maps the zero page"
+    );
     let moved = Span::of(&region, 2..6);
     assert_eq!(dev.to_dev(moved).unwrap().cpages, 4);
     dev.check_seen_in(Content::Zero, 0..1);
@@ -69,7 +73,11 @@ fn snapshot(memory: Memory) {
     region.mprotect(page(0), Prot::NONE).unwrap();
     region.munmap(page(1)).unwrap();
     region.mprotect(pages(2..4), Prot::READ).unwrap();
-    assert_eq!(guard::load(region.page_addr(2)), Ok(0), "maps the zero page");
+    assert_eq!(
+        guard::load(region.page_addr(2)),
+        Ok(0),
+        "maps the zero page"
+    );
     dev.to_dev(Span::of(&region, 5..6)).unwrap();
     let remote = remote_page(memory, &other, &region);
 
@@ -137,7 +145,11 @@ fn double_map(memory: Memory) {
     assert_eq!(dev.to_dev(span).unwrap().cpages, 6);
     dev.check_states(span, PageState::device(Access::Read, Level::Pte));
     let reply = other.read(span).unwrap();
-    assert_eq!((reply.cpages, reply.faults), (6, 1), "it had to fault again");
+    assert_eq!(
+        (reply.cpages, reply.faults),
+        (6, 1),
+        "it had to fault again"
+    );
     other.check_seen(Content::Stamped(FIRST), all(&region));
     FIRST.check_all(&region);
     assert!(guard::store(region.addr(), 1).is_err(), "still read-only");
