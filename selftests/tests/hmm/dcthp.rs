@@ -1,9 +1,191 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Huge pages of device-coherent memory.
+//!
+//! Up to 7.3 the kernel can map, copy and free them, and cannot take them
+//! apart; the tests keep to what it can, and say what they leave out.
+
+use nix::errno::Errno;
+use selftests::counters::{Expect, Snapshot};
+use selftests::gup::{Pin, Way};
+use selftests::hmm::Memory::Coherent;
+use selftests::hmm::{Access, PageState};
+use selftests::mapping::{Advice, Prot, page};
+use selftests::pattern::{Content, FIRST, Stamp, check_zero};
+use selftests::{child, enter, guard, pagemap, skip};
+
+use crate::scene::{self, Baseline, HUGE, open_for_huge, send_huge, send_huge_with, whole};
 
 /// Why a test leaves out the partial unmap of a coherent huge page.
-pub const NO_PARTIAL_UNMAP: &str = "the kernel would put a coherent huge page on the deferred \
-     split queue and free it from there, which corrupts the queue";
+pub const NO_PARTIAL_UNMAP: &str = "up to 7.3 the kernel puts a partly unmapped coherent huge page \
+     on the deferred split queue and frees it from there, which corrupts the queue";
 /// Why a test leaves out the split of a coherent huge page.
-pub const NO_SPLIT: &str =
-    "the kernel loses the pgmap of the tail pages when it splits a coherent huge page";
+pub const NO_SPLIT: &str = "up to 7.3 the kernel loses the pgmap of the tail pages when it splits \
+     a coherent huge page, and follows the null pointer";
+
+/// A huge page moves to coherent memory and stays mapped: the CPU reads and
+/// writes it there without a fault that would bring it back.
+#[test]
+fn dcthp_basic() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::huge(2);
+    let before = Snapshot::take();
+    send_huge(&dev, &region);
+    FIRST.check_all(&region);
+    Stamp::of(2).fill_all(&region);
+    scene::on_device_huge(&dev, &region, Access::Write);
+    dev.read(whole(&region)).unwrap();
+    dev.check_seen(Content::Stamped(Stamp::of(2)), 0..2 * HUGE);
+    dev.write(whole(&region), &scene::words(FIRST, 0..2 * HUGE)).unwrap();
+    FIRST.check_all(&region);
+    assert_eq!(dev.to_sys(whole(&region)).unwrap().cpages, 2, "one for each huge page");
+    scene::in_system_huge(&dev, &region);
+    FIRST.check_all(&region);
+    Expect::new()
+        .unchanged(&[
+            "2048kB/nr_anon",
+            "nr_anon_transparent_hugepages",
+            "thp_split_pmd",
+            "thp_split_page",
+            "thp_deferred_split_page",
+            "VmPTE",
+        ])
+        .check(&before);
+}
+
+/// An empty range becomes a coherent huge page of zeros, writable in place.
+#[test]
+fn dcthp_empty() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::empty_huge(1);
+    send_huge_with(&dev, &region, Content::Zero, Access::Write);
+    check_zero(&region, 0..HUGE);
+    FIRST.fill_all(&region);
+    scene::on_device_huge(&dev, &region, Access::Write);
+    dev.to_sys(whole(&region)).unwrap();
+    FIRST.check_all(&region);
+}
+
+/// mprotect of a coherent huge page as a whole takes and gives permissions.
+#[test]
+fn dcthp_mprotect() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::huge(1);
+    send_huge(&dev, &region);
+    region.mprotect(region.all(), Prot::READ).unwrap();
+    scene::on_device_huge(&dev, &region, Access::Read);
+    assert!(guard::store(region.page_addr(9), 1).is_err());
+    dev.to_sys(whole(&region)).unwrap();
+    FIRST.check_all(&region);
+    assert!(guard::store(region.page_addr(9), 1).is_err(), "still read-only");
+    region.mprotect(region.all(), Prot::READ_WRITE).unwrap();
+    Stamp::of(2).fill_all(&region);
+    Stamp::of(2).check_all(&region);
+}
+
+/// A fork over a coherent huge page shares it read-only; each process can read
+/// it, and a migration back keeps it shared.
+#[test]
+fn dcthp_fork() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::huge(1);
+    send_huge(&dev, &region);
+    let child = child::start(|parent| {
+        FIRST.check_all(&region);
+        parent.send(0);
+        parent.receive();
+        FIRST.check_all(&region);
+        Stamp::of(2).fill_all(&region);
+        Stamp::of(2).check_all(&region);
+    });
+    child.line().receive();
+    scene::on_device_huge(&dev, &region, Access::Read);
+    dev.to_sys(whole(&region)).unwrap();
+    dev.check_states(
+        whole(&region),
+        PageState::system(Access::Read, selftests::hmm::Level::Pmd),
+    );
+    child.line().send(0);
+    child.join();
+    FIRST.check_all(&region);
+}
+
+/// A coherent huge page that goes away as a whole, or at the end of its
+/// process, is not counted any more and can be had again.
+#[test]
+fn dcthp_zap() {
+    enter!();
+    let end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    for round in 0..3 {
+        let mut region = scene::huge(1);
+        send_huge(&dev, &region);
+        match round {
+            0 => region.madvise(region.all(), Advice::DontNeed).unwrap(),
+            1 => region.munmap(region.all()).unwrap(),
+            _ => child::run_to_end(|_| FIRST.check_all(&region)),
+        }
+        drop(region);
+    }
+    drop(dev);
+    end.check_now();
+}
+
+/// The soft-dirty bit of a coherent huge page survives the way there and back.
+#[test]
+fn dcthp_soft_dirty() {
+    enter!();
+    if !pagemap::soft_dirty_supported() {
+        skip!("no soft-dirty tracking: CONFIG_MEM_SOFT_DIRTY, which needs CONFIG_CHECKPOINT_RESTORE");
+    }
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::huge(1);
+    for written in [false, true] {
+        pagemap::clear_soft_dirty();
+        if written {
+            FIRST.fill_all(&region);
+        }
+        let check = |when: &str| {
+            let entries = pagemap::entries(&region, 0, HUGE);
+            let wrong = entries.iter().filter(|e| e.soft_dirty() != written).count();
+            assert_eq!(wrong, 0, "{when}: soft-dirty is not {written} for {wrong} pages");
+        };
+        dev.to_dev(whole(&region)).unwrap();
+        check("on the device");
+        dev.to_sys(whole(&region)).unwrap();
+        check("back in the system");
+    }
+}
+
+/// A long-term pin cannot hold a coherent huge page, and cannot bring it back
+/// as a whole either: it fails, and the data stays.
+#[test]
+fn dcthp_longterm() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = open_for_huge(Coherent);
+    let region = scene::huge(1);
+    send_huge(&dev, &region);
+    match Pin::take(&region, &page(3), Way::Write) {
+        Ok(pin) => {
+            pin.assert_coherent(&region, &page(3));
+            let place = dev.snapshot(whole(&region))[3].place;
+            assert_eq!(place, selftests::hmm::Place::System, "pinned for long");
+        }
+        Err(errno) => assert!(
+            matches!(errno, Errno::EBUSY | Errno::EAGAIN | Errno::ENOMEM | Errno::EFAULT),
+            "{errno}"
+        ),
+    }
+    FIRST.check_all(&region);
+    dev.to_sys(whole(&region)).unwrap();
+    FIRST.check_all(&region);
+}

@@ -8,11 +8,13 @@
 //! pages and, at the end of the test, checks that all counters are back.
 
 mod access;
+mod aging;
 mod alloc_fail;
 mod anon_huge;
 mod counts;
 mod dcthp;
 mod devices;
+mod differential;
 mod exclusive;
 mod fork;
 mod large;
