@@ -87,7 +87,13 @@ pub(super) fn before_to_dev(device: &Dmirror, span: Span) {
         Stock::Any => return,
         // An injected failure is what keeps it from asking for a huge page.
         Stock::Small => device.armed.get() || !needs(device, span).contains(&Need::Huge),
-        Stock::Huge => !needs(device, span).contains(&Need::Small),
+        Stock::Huge => {
+            let needs = needs(device, span);
+            // Up to 7.3 the kernel offers the driver its own coherent huge
+            // pages again, and the driver warns.
+            let again = span.pages >= PAGES_PER_PMD && needs.contains(&Need::Nothing);
+            !needs.contains(&Need::Small) && !again
+        }
     };
     assert!(
         fits,

@@ -229,7 +229,6 @@ fn dpthp_release_with_thp() {
     enter!();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
-    let region = scene::huge(2);
     let child = child::start(|parent| {
         let dev = Dmirror::open(Private);
         let region = scene::huge(1);
@@ -241,6 +240,7 @@ fn dpthp_release_with_thp() {
         Stamp::of(2).check_all(&region);
     });
     child.line().receive();
+    let region = scene::huge(2);
     send_huge(&dev, &region);
     let before = Snapshot::take();
     dev.release();

@@ -4,8 +4,8 @@
 use selftests::hmm::Memory::{Coherent, Private};
 use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Place};
 use selftests::mapping::{PAGE, Region};
-use selftests::pattern::{FIRST, Stamp};
-use selftests::{child, enter};
+use selftests::pattern::{Content, FIRST, Stamp};
+use selftests::{child, enter, pagemap, skip};
 use test_case::test_case;
 
 use crate::scene::{self, Baseline, HUGE, all, send_huge, send_small, small, whole, words};
@@ -231,4 +231,77 @@ fn dpthp_fork_exit_order(parent_first: bool) {
         Stamp::of(3).fill_all(&region);
         Stamp::of(3).check_all(&region);
     }
+}
+
+/// A shared, soft-dirty huge page goes to the device and back with its data
+/// and bits, and stays read-only for both processes.
+#[test]
+fn dpthp_shared_soft_dirty() {
+    enter!();
+    if !pagemap::soft_dirty_supported() {
+        skip!(
+            "no soft-dirty tracking: CONFIG_MEM_SOFT_DIRTY, which needs CONFIG_CHECKPOINT_RESTORE"
+        );
+    }
+    let _end = Baseline::new();
+    // Up to 7.3 the kernel warns here; the list of known reports has this name.
+    nix::sys::prctl::set_name(c"hp-shared-dirty").unwrap();
+    let dev = Dmirror::open(Private);
+    let region = scene::huge(1);
+    let dirty = |when: &str| {
+        let entries = pagemap::entries(&region, 0, HUGE);
+        let lost = entries.iter().filter(|entry| !entry.soft_dirty()).count();
+        assert_eq!(lost, 0, "{when}: pages that are not soft-dirty any more");
+    };
+    let child = child::start(|parent| {
+        parent.receive();
+        dirty("in the child, on the device");
+        FIRST.check_all(&region);
+        Stamp::of(2).fill_all(&region);
+        parent.send(0);
+        parent.receive();
+        Stamp::of(2).check_all(&region);
+    });
+    scene::send_huge_with(&dev, &region, Content::Stamped(FIRST), Access::Read);
+    dirty("on the device");
+    child.line().send(0);
+    child.line().receive();
+    dirty("back in the system");
+    FIRST.check_all(&region);
+    Stamp::of(3).fill_all(&region);
+    child.line().send(0);
+    child.join();
+    Stamp::of(3).check_all(&region);
+}
+
+/// Only the process that watches memory with a userfaultfd keeps its write-
+/// protection over a fork on the device; the child writes freely.
+#[test]
+fn dpthp_fork_uffd_wp() {
+    use selftests::uffd::{Mode, Uffd, feature};
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let uffd = Uffd::open(feature::WP);
+    let region = scene::huge(1);
+    uffd.register(&region, &region.all(), Mode::WP).unwrap();
+    uffd.write_protect(&region, &region.all(), true).unwrap();
+    scene::send_huge_with(&dev, &region, Content::Stamped(FIRST), Access::Read);
+    let protected = || {
+        pagemap::entries(&region, 0, HUGE)
+            .iter()
+            .filter(|e| e.uffd_wp())
+            .count()
+    };
+    child::run_to_end(|_| {
+        assert_eq!(protected(), 0, "pages that are protected in the child");
+        Stamp::of(2).fill_all(&region);
+        Stamp::of(2).check_all(&region);
+    });
+    assert_eq!(protected(), HUGE, "pages that are protected in the parent");
+    FIRST.check_all(&region);
+    assert_eq!(protected(), HUGE, "after the way back");
+    uffd.write_protect(&region, &region.all(), false).unwrap();
+    Stamp::of(3).fill_all(&region);
+    Stamp::of(3).check_all(&region);
 }

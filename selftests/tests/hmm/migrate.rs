@@ -93,7 +93,7 @@ fn migrate_shared(memory: Memory) {
     enter!();
     let _end = Baseline::new();
     let dev = Dmirror::open(memory);
-    let region = Region::shared(PAGES * PAGE).unwrap();
+    let region = Region::shared(500 * PAGE).unwrap();
     assert_eq!(dev.to_dev(whole(&region)).unwrap_err().errno, Errno::ENOENT);
     FIRST.fill_all(&region);
     assert_eq!(dev.to_dev(whole(&region)).unwrap_err().errno, Errno::ENOENT);

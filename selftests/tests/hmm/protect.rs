@@ -138,6 +138,7 @@ fn dpthp_shared_stays_read_only() {
         parent.receive();
         FIRST.check_all(&region);
     });
+    scene::forget_soft_dirty();
     send_huge_with(&dev, &region, Content::Stamped(FIRST), Access::Read);
     dev.to_sys(whole(&region)).unwrap();
     dev.check_states(whole(&region), PageState::system(Access::Read, Level::Pmd));
@@ -176,6 +177,8 @@ fn dpthp_mlock(lock: Lock) {
     region.munlock(region.all()).unwrap();
     FIRST.next().fill_all(&region);
     FIRST.next().check_all(&region);
+    drop(region);
+    scene::drain();
 }
 
 /// Memory that is unlocked, or unmapped, while it is locked and on the device
@@ -187,6 +190,7 @@ fn dpthp_mlock_ends_on_device(unlock: bool) {
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let region = scene::huge(1);
+    scene::drain();
     let before = Snapshot::take();
     region.mlock(region.all()).unwrap();
     send_huge(&dev, &region);
@@ -195,6 +199,7 @@ fn dpthp_mlock_ends_on_device(unlock: bool) {
         FIRST.check_all(&region);
     }
     drop(region);
+    scene::drain();
     Expect::new()
         .unchanged(&["nr_mlock", "VmLck"])
         .check(&before);
@@ -287,24 +292,24 @@ fn dpthp_soft_dirty_mremap() {
     }
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
-    let mut moved = Vec::new();
-    for mut region in [scene::huge(1), scene::small(HUGE)] {
-        pagemap::clear_soft_dirty();
-        dev.to_dev(whole(&region)).unwrap();
-        check_soft_dirty(&region, false, "on the device");
+    let mut sources = [scene::huge(1), scene::huge(1)];
+    pagemap::clear_soft_dirty();
+    dev.to_dev(whole(&sources[0])).unwrap();
+    let [device, system] = sources.each_mut().map(|region| {
+        check_soft_dirty(region, false, "before the move");
         let mut target = Region::reserved(PMD).unwrap();
         region
             .mremap_into(0..PMD, &mut target, 0, Source::Goes)
             .unwrap();
-        moved.push(target);
-    }
-    check_soft_dirty(&moved[1], true, "small pages, moved");
-    FIRST.check_all(&moved[1]);
-    let large = soft_dirty(&moved[0]);
-    FIRST.check_all(&moved[0]);
+        target
+    });
+    check_soft_dirty(&system, true, "a huge page in the system, moved");
+    let large = soft_dirty(&device);
+    FIRST.check_all(&device);
+    FIRST.check_all(&system);
     if large.iter().any(|dirty| !dirty) {
         xfail(
-            "mremap does not mark a device-private huge page soft-dirty, as it does small ones \
+            "mremap does not mark a device-private huge page soft-dirty, as it does others \
              (6.19 to 7.3)",
             || {
                 assert!(

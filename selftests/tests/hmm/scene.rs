@@ -13,8 +13,9 @@ use selftests::{pagemap, skip, thp};
 
 /// First release with huge pages in device-private memory.
 const FIRST_WITH_DEVICE_THP: (u32, u32) = (6, 19);
-/// How far this process's own heap may move `RssAnon`, in kB.
-const OWN_HEAP_KB: i64 = 512;
+/// How far this process's own heap may move `RssAnon`, in kB: less than one
+/// huge page, so none of them can hide.
+const OWN_HEAP_KB: i64 = 1536;
 
 /// Settings for exact counters, and the counters themselves. Declare it first:
 /// what it checks when dropped is that everything declared later has gone.
@@ -40,7 +41,9 @@ impl Baseline {
     /// # Panics
     /// When something is not.
     #[track_caller]
-    pub fn check_now(&self) {
+    fn check_now(&self) {
+        // SAFETY: returns unused memory of the allocator, and nothing else.
+        unsafe { libc::malloc_trim(0) };
         let after = Snapshot::take();
         Expect::new()
             .unchanged(&[
@@ -204,13 +207,48 @@ pub fn in_system_huge(dev: &Dmirror, region: &Region) {
 }
 
 /// Brings pages back: private ones by touching them, which is checked along
-/// with their content; coherent ones, which do not fault, by TO_SYS.
+/// with their content; small coherent ones, which do not fault, by TO_SYS.
 #[track_caller]
 pub fn bring_back(dev: &Dmirror, region: &Region) {
     if dev.memory() == Memory::Coherent {
         dev.to_sys(whole(region)).unwrap();
     }
     FIRST.check_all(region);
+}
+
+/// As [`bring_back`] for huge pages. Coherent ones are evicted: TO_SYS leaves
+/// them where they are (see `dcthp::dcthp_to_sys`).
+#[track_caller]
+pub fn bring_back_huge(dev: &Dmirror, region: &Region) {
+    if dev.memory() == Memory::Coherent {
+        evict(dev);
+    }
+    FIRST.check_all(region);
+    in_system_huge(dev, region);
+}
+
+/// Has the driver evict all pages of a device, as it does when any file of the
+/// device is closed.
+pub fn evict(dev: &Dmirror) {
+    drop(Dmirror::open_node(dev.node()));
+}
+
+/// Makes every CPU work off what it has put aside, such as changes to the
+/// number of locked pages. MADV_COLLAPSE does so before it looks at memory.
+pub fn drain() {
+    let region = empty_huge(1);
+    // There is nothing to collapse, so the answer is an error.
+    let _ = region.madvise(region.all(), Advice::Collapse);
+}
+
+/// Forgets that memory was written, before a page that processes share goes to
+/// a device: up to 7.3 the kernel takes the soft-dirty bit of the device entry
+/// for a permission to write, and warns. `fork::dpthp_shared_soft_dirty` is
+/// about that.
+pub fn forget_soft_dirty() {
+    if pagemap::soft_dirty_supported() {
+        pagemap::clear_soft_dirty();
+    }
 }
 
 /// Version and patch level of the running kernel.

@@ -179,8 +179,9 @@ enum Zap {
 #[test_case(Zap::Exec; "exec")]
 fn dpthp_zap_variants(zap: Zap) {
     enter!();
-    let end = Baseline::new();
+    let _end = Baseline::new();
     let dev = Dmirror::open(Private);
+    let before = Snapshot::take();
     if matches!(zap, Zap::Exit | Zap::Exec) {
         let child = child::start(|_| {
             let dev = Dmirror::open(Private);
@@ -198,7 +199,9 @@ fn dpthp_zap_variants(zap: Zap) {
     } else {
         zap_here(&dev, zap);
     }
-    end.check_now();
+    Expect::new()
+        .unchanged(&["2048kB/nr_anon", "nr_anon_transparent_hugepages"])
+        .check(&before);
     dev.release();
     let region = scene::huge(1);
     send_huge(&dev, &region);
