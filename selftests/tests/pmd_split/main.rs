@@ -14,5 +14,6 @@ mod fixture;
 mod flags;
 mod folio;
 mod partial;
+mod shmem;
 mod uffd_scan;
 mod whole;
