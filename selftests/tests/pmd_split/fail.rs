@@ -7,6 +7,7 @@ use nix::errno::Errno;
 use selftests::counters::{Expect, Snapshot};
 use selftests::failnth::{Injected, Injection};
 use selftests::gup;
+use selftests::hmm::{Dmirror, Memory, Span};
 use selftests::mapping::{Advice, PAGE, PMD, Prot, Region, Source, pages};
 use selftests::pagemap::scan;
 use selftests::pattern::{Content, FIRST, Stamp};
@@ -313,6 +314,41 @@ fn fork() {
         }
     }
     panic!("more than {MOST} page allocations in one fork");
+}
+
+/// Migration of a part of a huge page to device memory: whatever fails, every
+/// page is readable with its content afterwards.
+#[test]
+fn dev_migrate() {
+    enter!();
+    let _quiet = settings::quiet();
+    let injection = Injection::of_pages(0);
+    let device = Dmirror::open(Memory::Private);
+    let baseline = Snapshot::take();
+    for nth in 1..=MOST {
+        let region = thp::obtain(1);
+        FIRST.fill_all(&region);
+        let span = Span::of(&region, 16..32);
+        let (moved, injected) = injection.call(nth, || device.to_dev(span));
+        if let Err(refusal) = moved {
+            let expected = matches!(refusal.errno, Errno::ENOENT | Errno::ENOMEM);
+            assert!(
+                expected && injected == Injected::Yes,
+                "allocation {nth} ({injected:?}): {refusal}"
+            );
+        }
+        FIRST.check_all(&region);
+        FIRST.next().fill_all(&region);
+        FIRST.next().check_all(&region);
+        drop(region);
+        if injected == Injected::No {
+            Expect::new()
+                .unchanged(&["2048kB/nr_anon", "2048kB/nr_anon_partially_mapped"])
+                .check_settled(&baseline);
+            return;
+        }
+    }
+    panic!("more than {MOST} page allocations in one migration");
 }
 
 /// Pages that the kernel allocates while a process with `count` huge pages
