@@ -85,6 +85,18 @@ pub fn need_soft_dirty() {
     }
 }
 
+/// Makes all pages of the region clean in every sense, and keeps their content.
+///
+/// Soft-dirty alone is not enough: x86 has no way to make a PTE dirty without
+/// making it soft-dirty, so a split of a dirty entry makes all pages soft-dirty
+/// (the kernel says so where it does it). `MADV_FREE` takes the dirty bit away.
+#[track_caller]
+pub fn clear_soft_dirty(region: &Region) {
+    need_soft_dirty();
+    region.madvise(region.all(), Advice::Free).expect("madvise");
+    selftests::pagemap::clear_soft_dirty();
+}
+
 /// Loads one byte: sets the accessed bit of whatever entry maps it.
 #[track_caller]
 pub fn touch(region: &Region, number: usize) {

@@ -12,7 +12,7 @@ use selftests::uffd::{Mode, Uffd, feature};
 use selftests::{enter, thp};
 use test_case::test_case;
 
-use crate::cut::{Cut, PART, need_soft_dirty, touch};
+use crate::cut::{Cut, PART, clear_soft_dirty, touch};
 use crate::fixture::*;
 
 #[track_caller]
@@ -52,9 +52,8 @@ fn assert_entries_kept(region: &Region, cut: Cut, before: &[Entry]) {
 #[test_case(Cut::UffdWp, false; "uffd_wp_clean")]
 fn soft_dirty(cut: Cut, written: bool) {
     enter!();
-    need_soft_dirty();
     let mut region = filled(1);
-    pagemap::clear_soft_dirty();
+    clear_soft_dirty(&region);
     if written {
         FIRST.fill(&region, 400..401);
     }

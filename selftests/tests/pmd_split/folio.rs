@@ -13,7 +13,7 @@ use selftests::uffd::{Mode, Uffd, feature};
 use selftests::{child, enter, numa, skip, thp};
 use test_case::test_case;
 
-use crate::cut::{Cut, need_soft_dirty};
+use crate::cut::{Cut, clear_soft_dirty};
 use crate::fixture::*;
 
 /// Splits the folios that `region` maps, by debugfs.
@@ -66,9 +66,8 @@ fn split_by_debugfs() {
 #[test_case(false; "clear")]
 fn split_keeps_soft_dirty(written: bool) {
     enter!();
-    need_soft_dirty();
     let region = filled(1);
-    pagemap::clear_soft_dirty();
+    clear_soft_dirty(&region);
     if written {
         FIRST.fill(&region, 9..10);
     }
