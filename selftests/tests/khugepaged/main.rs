@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! khugepaged and `MADV_COLLAPSE`: small pages become large folios when the rule says so, and
+//! nothing else changes. `tables` and `cache` set memory up and check it, `verify` knows what
+//! must hold; each other module is one subject.
+
+mod cache;
+mod tables;
+mod verify;
+
+mod bits;
+mod files;
+mod madvise;
+mod mirror;
+mod mthp;
+mod pmd;
+mod race;
+mod refuse;
+mod trouble;
+mod uffd;
