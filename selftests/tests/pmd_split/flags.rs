@@ -56,6 +56,8 @@ fn soft_dirty(cut: Cut, written: bool) {
     clear_soft_dirty(&region);
     if written {
         FIRST.fill(&region, 400..401);
+        // Soft-dirty has to be kept for its own sake, not for the dirty bit's.
+        region.madvise(region.all(), Advice::Free).expect("madvise");
     }
     thp::assert_huge(&region, 0..1);
     let before = pagemap::entries(&region, 0, PAGES_PER_PMD);

@@ -70,6 +70,7 @@ fn split_keeps_soft_dirty(written: bool) {
     clear_soft_dirty(&region);
     if written {
         FIRST.fill(&region, 9..10);
+        region.madvise(region.all(), Advice::Free).expect("madvise");
     }
     let before = pagemap::entries(&region, 0, PAGES_PER_PMD);
     split_folios(&region);
