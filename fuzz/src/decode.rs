@@ -81,6 +81,7 @@ const WEIGHTS: &[(&str, [u16; 4])] = &[
     ("uffd-unprotect", [2, 1, 1, 0]),
     ("system", [2, 2, 4, 1]),
     ("remote", [2, 2, 1, 1]),
+    ("device", [0, 34, 0, 0]),
 ];
 
 /// The name of an operation. Where nothing is mapped, `mmap`.

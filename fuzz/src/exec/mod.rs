@@ -11,6 +11,7 @@ mod board;
 mod check;
 pub mod cover;
 mod klog;
+mod mirror;
 mod process;
 mod session;
 mod sys;

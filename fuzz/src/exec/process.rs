@@ -9,6 +9,7 @@ use selftests::guard::{self, Fault, Signal};
 
 use super::board::{Board, STOP};
 use super::check;
+use super::mirror::Mirrors;
 use super::sys;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
@@ -36,6 +37,7 @@ pub struct Process<'a> {
     pub(super) me: usize,
     pub(super) pagemap: Option<std::fs::File>,
     tracker: Option<Tracker>,
+    pub(super) mirrors: Mirrors,
 }
 
 /// Facts by asking the kernel.
@@ -65,6 +67,7 @@ pub fn run(setup: &Setup, me: usize) -> ! {
         me,
         pagemap: None,
         tracker: None,
+        mirrors: Mirrors::default(),
     };
     process.attach();
     process.turns();
@@ -216,6 +219,12 @@ impl Process<'_> {
             Op::UffdUnprotect { at, len } => {
                 self.tracked(|tracker| tracker.protect(at, len, false))
             }
+            Op::Device {
+                mirror,
+                what,
+                at,
+                len,
+            } => self.device(mirror, what, at, len)?,
             Op::System { pulse } => self.pulse(pulse),
             Op::Remote {
                 peer,
@@ -230,9 +239,10 @@ impl Process<'_> {
         match sys::fork_sibling() {
             0 => {
                 self.me = child.index();
-                self.pagemap = None;
-                // the parent's: closed here without effect on the parent
-                self.tracker = None;
+                // all processes share their descriptors, so those of the parent stay open
+                std::mem::forget(self.pagemap.take());
+                std::mem::forget(self.tracker.take());
+                self.mirrors.disown();
                 self.board().set_pid(self.me, std::process::id() as i32);
                 self.attach();
                 self.turns();
@@ -409,6 +419,7 @@ fn violation(
     detail: String,
 ) -> Box<Violation> {
     let name = match step.op {
+        Op::Device { what, .. } => format!("device {}", what.name()),
         Op::Madvise { advice, .. } => format!("madvise {}", advice.name()),
         Op::Mremap { how, .. } => format!("mremap {}", how.name()),
         op => op.name().to_owned(),

@@ -21,6 +21,9 @@ use crate::program::{PAGE, PROCESSES, Program};
 /// No answer of the worker for this long: the kernel does not let it go on.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 
+/// Programs after which the devices give their memory back.
+const RELEASE_EACH: u32 = 100;
+
 /// Why programs cannot be run.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
@@ -169,11 +172,16 @@ fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     }
+    let mut programs = 0u32;
     let ready = worker::block_sigchld();
     let mut log = KernelLog::open();
     let mut baseline = Baseline::take();
     while ready.is_ok() && requests.read_exact(&mut [0]).is_ok() {
         worker::run_program(setup);
+        programs += 1;
+        if programs % RELEASE_EACH == 0 {
+            super::mirror::release_devices();
+        }
         let found = if alone {
             log.complaint().or_else(|| baseline.violation())
         } else {

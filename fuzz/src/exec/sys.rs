@@ -193,10 +193,11 @@ pub fn remote(
     }
 }
 
-/// `fork`, but the new process is a child of our parent, which reaps all.
+/// `fork`, but the new process is a child of our parent, which reaps all, and
+/// shares our descriptors: they are closed when the last process has ended.
 /// Returns 0 in the child, the child's pid, or an errno, negated.
 pub fn fork_sibling() -> i32 {
-    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    let flags = libc::CLONE_PARENT | libc::CLONE_FILES | libc::SIGCHLD;
     // SAFETY: without CLONE_VM this is fork; the process has one thread that
     // matters, and the child goes on with a copy of everything.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };

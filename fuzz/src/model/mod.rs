@@ -7,6 +7,7 @@
 //! in shared memory; whoever has the turn updates it.
 
 mod advice;
+mod device;
 mod memory;
 pub mod page;
 mod process;
@@ -331,6 +332,7 @@ impl Model {
             Op::UffdUnregister { at, len } => self.uffd_unregister(who, at, len, got),
             Op::UffdProtect { at, len } => self.uffd_protect(who, at, len, true),
             Op::UffdUnprotect { at, len } => self.uffd_protect(who, at, len, false),
+            Op::Device { what, at, len, .. } => self.device(who, at, len, what),
             Op::System { .. } | Op::Verify {} => (
                 Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL, libc::ENOENT]),
                 Touched::ALL,

@@ -315,6 +315,25 @@ choices! {
         /// First file of the second device-private device.
         B "b" 2,
     }
+    /// Commands of a mirror device (lib/test_hmm.c).
+    Device {
+        /// Move to the device.
+        ToDev "to-dev" 10,
+        /// The same, and its first allocation fails.
+        ToDevFail "to-dev-fail" 2,
+        /// Move back.
+        ToSys "to-sys" 4,
+        /// The same, and its first allocation fails.
+        ToSysFail "to-sys-fail" 1,
+        /// The device loads.
+        Read "read" 2,
+        /// The device stores.
+        Write "write" 3,
+        /// The device looks at the page table.
+        Snapshot "snapshot" 2,
+        /// The device takes exclusive access.
+        Exclusive "exclusive" 2,
+    }
     /// System-wide events.
     Pulse {
         /// `/proc/sys/vm/compact_memory`

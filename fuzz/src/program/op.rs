@@ -127,6 +127,8 @@ ops! {
     System "system" { pulse: Pulse }
     /// `process_vm_readv` or `process_vm_writev` of another process's pages.
     Remote "remote" { peer: Proc, at: Addr, len: Len, access: Access }
+    /// A command of a mirror device over the range.
+    Device "device" { mirror: Mirror, what: Device, at: Addr, len: Len }
 }
 
 impl Op {
@@ -147,6 +149,7 @@ impl Op {
             | Self::UffdUnregister { at, len }
             | Self::UffdProtect { at, len }
             | Self::UffdUnprotect { at, len }
+            | Self::Device { at, len, .. }
             | Self::Remote { at, len, .. } => Some((at, len)),
             Self::Fork { .. }
             | Self::Exit {}

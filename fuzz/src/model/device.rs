@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! The mirror devices of lib/test_hmm.c. Moving memory to a device and back
+//! changes nothing that a program sees, except where its pages are.
+
+use libc::{EAGAIN, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM};
+
+use super::page::Flags;
+use super::{Effect, Model, Touched, Wanted};
+use crate::program::{Addr, Device, Len, PAGES};
+
+impl Model {
+    /// EAGAIN: the executor did not do it, because the driver would not survive;
+    /// ENODEV: the kernel has no such device.
+    pub(super) fn device(
+        &mut self,
+        who: usize,
+        at: Addr,
+        len: Len,
+        what: Device,
+    ) -> (Wanted, Touched) {
+        let touched = Touched::range(at.page(), len.pages());
+        let refusals: &[i32] = match what {
+            Device::ToDev | Device::ToDevFail => &[ENODEV, ENOENT, EINVAL, ENOMEM],
+            Device::ToSys | Device::ToSysFail => &[ENODEV, EINVAL, ENOMEM],
+            Device::Snapshot => &[ENODEV, EBUSY],
+            Device::Read | Device::Write => &[ENODEV, EAGAIN, EBUSY],
+            Device::Exclusive => {
+                self.unsettle_protection(who, at, len);
+                &[ENODEV, EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM]
+            }
+        };
+        (Wanted::OrAny(refusals), touched)
+    }
+
+    /// Whether a CPU could do the same with every page of the range.
+    pub fn all_done(&self, who: usize, at: Addr, len: Len, store: bool) -> bool {
+        let end = (at.page() + len.pages()).min(PAGES);
+        (at.page()..end).all(|page| self.effect(who, page, store) == Effect::Done)
+    }
+
+    /// A device stored the stamp. Unlike a CPU it sets no dirty bit, so a page
+    /// that may be dropped still may be.
+    pub fn stored_by_device(&mut self, who: usize, page: usize, value: u64) {
+        let lazy = self.processes[who].pages[page].flags.has(Flags::LAZY);
+        self.stored(who, page, value);
+        if lazy {
+            let flags = &mut self.processes[who].pages[page].flags;
+            flags.set(Flags::LAZY);
+            flags.clear(Flags::DIRTY);
+        }
+    }
+}
