@@ -240,16 +240,20 @@ fn read(file: PathBuf) -> Result<String, CollapseError> {
     fs::read_to_string(&file).map_err(|e| CollapseError::Read(file, e))
 }
 
-/// Kernel threads are children of kthreadd, process 2, so no user process can pose as one.
+/// The thread khugepaged; kernel threads alone have no program, so no process can pose as one.
 fn find_thread() -> Result<i32, CollapseError> {
-    let children = read("/proc/2/task/2/children".into())?;
-    children
-        .split_whitespace()
-        .filter_map(|pid| pid.parse().ok())
-        .find(|pid| {
-            fs::read_to_string(format!("/proc/{pid}/comm"))
-                .is_ok_and(|comm| comm.trim() == "khugepaged")
-        })
+    let proc = PathBuf::from("/proc");
+    let entries = fs::read_dir(&proc).map_err(|error| CollapseError::Read(proc, error))?;
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let is_khugepaged = |pid: &i32| {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        comm.is_ok_and(|comm| comm.trim() == "khugepaged")
+            && fs::read_link(format!("/proc/{pid}/exe")).is_err()
+    };
+    pids.into_iter()
+        .find(is_khugepaged)
         .ok_or(CollapseError::NoThread)
 }
 

@@ -24,6 +24,7 @@ pub mod pagemap;
 pub mod pagetable;
 pub mod pattern;
 pub mod pfndev;
+pub mod release;
 pub mod settings;
 pub mod swap;
 pub mod thp;

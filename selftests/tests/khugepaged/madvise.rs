@@ -13,7 +13,8 @@ use selftests::pattern::FIRST;
 use selftests::{child, enter, thp};
 use test_case::test_case;
 
-use crate::mthp::{set_thp_disable, take_knobs};
+use crate::eligible::set_thp_disable;
+use crate::mthp::take_knobs;
 use crate::refuse::hold_page;
 use crate::tables::Tables;
 

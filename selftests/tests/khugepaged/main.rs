@@ -8,6 +8,7 @@ mod tables;
 mod verify;
 
 mod bits;
+mod eligible;
 mod files;
 mod madvise;
 mod mirror;
