@@ -23,17 +23,6 @@ impl DotConfig {
     pub fn value(&self, symbol: &str) -> &str {
         self.0.get(symbol).map_or("n", String::as_str)
     }
-
-    /// The symbols that end in `_VERSION` say which compiler this was made
-    /// for: its kind and number, for instance `GCC 120200`.
-    pub fn compiler(&self) -> String {
-        let kind = if self.value("CC_IS_CLANG") == "y" {
-            "CLANG"
-        } else {
-            "GCC"
-        };
-        format!("{kind} {}", self.value(&format!("{kind}_VERSION")))
-    }
 }
 
 /// A line of a fragment.
@@ -132,7 +121,6 @@ mod tests {
         assert_eq!(config.value("KASAN"), "n");
         assert_eq!(config.value("NO_SUCH"), "n");
         assert_eq!(config.value("LOCALVERSION"), "\"-x=y\"");
-        assert_eq!(config.compiler(), "GCC 120200");
     }
 
     #[test]

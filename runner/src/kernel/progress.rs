@@ -30,6 +30,7 @@ impl Ui {
     }
 
     /// Says nothing.
+    #[cfg(test)]
     pub fn silent() -> Self {
         Self {
             terminal: false,
