@@ -117,68 +117,94 @@ fn run_make(
     complete: bool,
     ui: &Ui,
 ) -> Result<u64, KernelError> {
-    let log_path = dir.join("build.log");
-    let earlier = if complete {
-        String::new()
-    } else {
-        fs::read_to_string(&log_path).unwrap_or_default()
-    };
-    let mut log = fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .append(!complete)
-        .truncate(complete)
-        .open(&log_path)?;
     let mut make = make(tree, dir, profile);
     make.arg(format!("-j{jobs}")).args(["bzImage", "modules"]);
     make.env("KBUILD_BUILD_USER", "hugeprobe")
         .env("KBUILD_BUILD_HOST", "hugeprobe");
-    if let Some(compiler) = cached_compiler() {
-        make.arg(compiler);
-    }
+    make.args(cached_compiler());
     ui.step(&format!("building {} with {jobs} jobs", dir.display()));
     if ui.verbose {
         ui.step(&describe(&make));
     }
-    let mut steps = earlier.lines().filter_map(step_of).count() as u64;
+    let mut log = Log::open(dir, complete)?;
     // An incremental build does a few steps of many: nobody knows how many.
     let total = if complete { 0 } else { expected_steps(dir) };
     let mut task = ui.task("build", total);
-    let mut output = String::new();
-    let mut log_error = None;
     let status = stream(&mut make, |line| {
         let Some(line) = line else { return };
-        if let Err(error) = writeln!(log, "{line}") {
-            log_error.get_or_insert(error);
-        }
         if ui.verbose {
             eprintln!("{line}");
         }
-        match step_of(line) {
-            Some(file) => {
-                steps += 1;
-                task.at(steps, file);
-            }
-            None => {
-                output.push_str(line);
-                output.push('\n');
-            }
+        if let Some(file) = log.take(line) {
+            task.at(log.steps, file);
         }
     })?;
     drop(task);
-    let log_full = log_error.is_some_and(|e| e.kind() == std::io::ErrorKind::StorageFull);
-    if log_full || (!status.success() && says_disk_full(&output)) {
+    if log.is_disk_full || (!status.success() && says_disk_full(&log.messages)) {
         return Err(KernelError::DiskFull {
             path: dir.to_owned(),
         });
     }
     if !status.success() {
+        let excerpt = excerpt(&log.messages);
         return Err(KernelError::Build {
-            excerpt: excerpt(&output),
-            log: log_path,
+            excerpt,
+            log: log.path,
         });
     }
-    Ok(steps)
+    Ok(log.steps)
+}
+
+/// `build.log`, and what is read from it meanwhile.
+struct Log {
+    path: PathBuf,
+    file: fs::File,
+    /// Steps so far, those of an interrupted build included.
+    steps: u64,
+    /// What make and the compiler said beside the steps.
+    messages: String,
+    is_disk_full: bool,
+}
+
+impl Log {
+    /// Goes on with the log of an interrupted build, begins anew after a
+    /// complete one.
+    fn open(dir: &Path, complete: bool) -> Result<Self, KernelError> {
+        let path = dir.join("build.log");
+        let earlier = match complete {
+            true => String::new(),
+            false => fs::read_to_string(&path).unwrap_or_default(),
+        };
+        let mut options = fs::OpenOptions::new();
+        options
+            .create(true)
+            .write(true)
+            .append(!complete)
+            .truncate(complete);
+        Ok(Self {
+            file: options.open(&path)?,
+            path,
+            steps: earlier.lines().filter_map(step_of).count() as u64,
+            messages: String::new(),
+            is_disk_full: false,
+        })
+    }
+
+    /// Writes a line; returns the file that it is about if it is a step.
+    fn take<'a>(&mut self, line: &'a str) -> Option<&'a str> {
+        if let Err(error) = writeln!(self.file, "{line}") {
+            self.is_disk_full |= error.kind() == std::io::ErrorKind::StorageFull;
+        }
+        let step = step_of(line);
+        match step {
+            Some(_) => self.steps += 1,
+            None => {
+                self.messages.push_str(line);
+                self.messages.push('\n');
+            }
+        }
+        step
+    }
 }
 
 /// The file that a line of make's output is about, when it is a step:
