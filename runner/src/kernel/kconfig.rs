@@ -237,7 +237,11 @@ fn why_lost(lost: &Lost, config: &DotConfig, definitions: &[Definition]) -> Stri
             (!unmet.is_empty()).then(|| format!("it can be set only with {}", unmet.join(", ")))
         }
     };
-    if let Some(reason) = definitions.iter().map(hidden).min().flatten() {
+    // A definition whose dependencies are met counts, whatever the others say.
+    let met = definitions
+        .iter()
+        .filter(|definition| unmet_of(definition).is_empty());
+    if let Some(reason) = met.map(hidden).min().flatten() {
         return reason;
     }
     let macros: Vec<String> = definitions
