@@ -100,11 +100,28 @@ fn is_report(line: &str) -> bool {
         && !ALLOWED.iter().any(|(known, _)| line.contains(known))
 }
 
-/// The line without what differs from run to run: addresses, pids, CPU numbers.
+/// The line without what differs from run to run: addresses, pids, CPU and line
+/// numbers. A warning is named by its function.
 fn title(line: &str) -> String {
+    let function = |at: &str| {
+        at.split(['+', ',', ' '])
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    if let Some((_, at)) = line
+        .split_once(" at ")
+        .filter(|(head, _)| head.contains("WARNING:"))
+    {
+        return format!("WARNING in {}", function(at));
+    }
     let words = line
         .split_whitespace()
-        .filter(|word| !word.chars().any(|c| c.is_ascii_digit()) || word.contains('/'));
+        .map(|word| word.split("+0x").next().unwrap_or(word));
+    let words = words.filter(|word| {
+        !word.starts_with("0x") && !word.starts_with("mm:") && !word.starts_with("val:")
+    });
+    let words = words.filter(|word| !word.chars().all(|c| c.is_ascii_hexdigit() || c == ':'));
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -114,12 +131,23 @@ mod tests {
 
     #[test]
     fn titles_leave_out_what_varies() {
-        let line = "WARNING: mm/huge_memory.c:2905 at __split_huge_pmd_locked+0x12/0x30, CPU#1: fuzz-mm/77";
-        assert!(is_report(line));
-        assert_eq!(
-            title("BUG: Bad rss-counter state mm:00000000deadbeef type:MM_ANONPAGES val:512"),
-            "BUG: Bad rss-counter state"
-        );
+        for (line, wanted) in [
+            (
+                "WARNING: mm/huge_memory.c:2905 at __split_huge_pmd_locked+0x12/0x30, CPU#1: fuzz-mm/77",
+                "WARNING in __split_huge_pmd_locked",
+            ),
+            (
+                "BUG: Bad rss-counter state mm:00000000deadbeef type:MM_ANONPAGES val:512",
+                "BUG: Bad rss-counter state type:MM_ANONPAGES",
+            ),
+            (
+                "BUG: KASAN: slab-use-after-free in folio_add_lru+0x1f/0x90",
+                "BUG: KASAN: slab-use-after-free in folio_add_lru",
+            ),
+        ] {
+            assert!(is_report(line));
+            assert_eq!(title(line), wanted);
+        }
     }
 
     #[test]
