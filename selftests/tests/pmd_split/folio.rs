@@ -10,7 +10,7 @@ use selftests::mapping::{Advice, PAGES_PER_PMD, Prot, Region, pages};
 use selftests::pagemap::{self, smaps};
 use selftests::pattern::{FIRST, Stamp};
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{child, enter, numa, skip, thp};
+use selftests::{child, enter, skip};
 use test_case::test_case;
 
 use crate::cut::{Cut, clear_soft_dirty};
@@ -263,67 +263,4 @@ fn swapped_out_twice() {
         stamp.check(&region, 0..256);
         FIRST.check(&region, 256..512);
     }
-}
-
-/// Single pages of a split huge page move to another node, with their content.
-#[test]
-fn migrate_some_pages() {
-    enter!();
-    let (a, b) = numa::two_nodes();
-    let region = filled(1);
-    let home = numa::nodes_of(&region, &pages(0..1)).expect("move_pages")[0].expect("present");
-    let away = if home == a { b } else { a };
-    region.mprotect(pages(5..6), Prot::READ).expect("mprotect");
-    region
-        .mprotect(pages(5..6), Prot::READ_WRITE)
-        .expect("mprotect");
-    numa::move_to(&region, &region.all(), away).expect("move_pages");
-    let nodes = numa::nodes_of(&region, &region.all()).expect("move_pages");
-    for (number, node) in nodes.iter().enumerate() {
-        assert_eq!(*node, Ok(away), "node of page {number}");
-    }
-    FIRST.check_all(&region);
-    assert_eq!(
-        write_each(&region, 0..512),
-        0,
-        "page faults of writes to own pages"
-    );
-}
-
-/// mbind of a part of a huge page brings that part to the node.
-#[test]
-fn bind_a_part() {
-    enter!();
-    let (a, b) = numa::two_nodes();
-    let region = filled(1);
-    let home = numa::nodes_of(&region, &pages(0..1)).expect("move_pages")[0].expect("present");
-    let away = if home == a { b } else { a };
-    let before = Snapshot::take();
-    numa::bind(&region, &pages(100..200), away).expect("mbind");
-    Expect::new().delta("thp_split_pmd", 1).check(&before);
-    let nodes = numa::nodes_of(&region, &pages(100..200)).expect("move_pages");
-    assert!(nodes.iter().all(|node| *node == Ok(away)), "{nodes:?}");
-    FIRST.check_all(&region);
-}
-
-/// A whole huge page that migrates stays one.
-#[test]
-fn migrate_whole() {
-    enter!();
-    let (a, b) = numa::two_nodes();
-    let region = filled(1);
-    let home = numa::nodes_of(&region, &pages(0..1)).expect("move_pages")[0].expect("present");
-    let away = if home == a { b } else { a };
-    let before = Snapshot::take();
-    numa::bind(&region, &region.all(), away).expect("mbind");
-    splits_nothing()
-        .delta("thp_migration_success", 1)
-        .check(&before);
-    thp::assert_huge(&region, 0..1);
-    FIRST.check_all(&region);
-    assert_eq!(
-        write_each(&region, 0..512),
-        0,
-        "page faults of writes to own pages"
-    );
 }

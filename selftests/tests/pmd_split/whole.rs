@@ -4,12 +4,11 @@
 
 use selftests::child;
 use selftests::counters::{Snapshot, minor_faults, status_kib};
-use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, PUD, Prot, Region, Source, pages};
+use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Prot};
 use selftests::pagemap::{self, smaps};
 use selftests::pattern::{FIRST, Stamp, check_zero};
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{enter, guard, mapping, thp};
-use test_case::test_case;
+use selftests::{enter, guard, thp};
 
 use crate::cut::need_soft_dirty;
 use crate::fixture::*;
@@ -22,6 +21,8 @@ fn mprotect() {
     let region = filled(2);
     let frames = thp::frames(&region, 0);
     let before = Snapshot::take();
+    // A writable translation that is cached must not outlive the permission.
+    assert_writes_fault(&region, 0..512, 0);
     region.mprotect(0..PMD, Prot::READ).expect("mprotect");
     assert_read_only(&region, 0..512);
     assert_writes_fault(&region, 512..1024, 0);
@@ -186,119 +187,64 @@ fn fork_drops_uffd_wp_in_the_child() {
     FIRST.check_all(&region);
 }
 
-/// Where a moved huge page goes.
-#[derive(Clone, Copy)]
-enum Distance {
-    Near,
-    /// Under another PMD table, so the page table set aside moves as well.
-    Far,
-}
-
-/// mremap of a whole huge page moves the entry: content, frames and soft-dirty
-/// arrive, the old place is empty, and both ends can still be split and freed.
-#[test_case(Distance::Near; "near")]
-#[test_case(Distance::Far; "under_another_pmd_table")]
-fn mremap(distance: Distance) {
-    enter!();
-    let mut region = filled(1);
-    let frames = thp::frames(&region, 0);
-    let space = match distance {
-        Distance::Near => PMD,
-        Distance::Far => PUD,
-    };
-    let mut target = Region::reserved(space).expect("address space");
-    let tables = Snapshot::take();
-    region
-        .mremap_into(0..PMD, &mut target, 0, Source::Goes)
-        .expect("mremap");
-    splits_nothing()
-        .unchanged(&["nr_anon_transparent_hugepages"])
-        .check(&tables);
-    thp::assert_huge(&target, 0..1);
-    assert_eq!(thp::frames(&target, 0), frames, "frames");
-    assert_unmapped(&region, 0..512);
-    FIRST.check(&target, 0..512);
-    let entries = pagemap::entries(&target, 0, PAGES_PER_PMD);
-    if pagemap::soft_dirty_supported() {
-        assert!(
-            entries.iter().all(|entry| entry.soft_dirty()),
-            "{:?}",
-            entries[0]
-        );
-    }
-    let before = Snapshot::take();
-    target.mprotect(pages(9..10), Prot::READ).expect("mprotect");
-    splits_and_keeps(1).check(&before);
-    FIRST.check(&target, 0..512);
-    assert_read_only(&target, 9..10);
-    target.munmap(0..PMD).expect("munmap");
-    selftests::counters::Expect::new()
-        .delta("2048kB/nr_anon", -1)
-        .unchanged(&["2048kB/nr_anon_partially_mapped"])
-        .check(&before);
-}
-
-/// mremap that leaves the mapping: the old place is zero and can be huge again.
+/// The end of userfaultfd's protection of a whole huge page: no bit is left, and
+/// nobody has to resolve a write any more.
 #[test]
-fn mremap_dontunmap() {
+fn uffd_wp_ends() {
     enter!();
-    let mut region = filled(1);
-    let mut target = Region::reserved(PMD).expect("address space");
-    let before = Snapshot::take();
-    region
-        .mremap_into(0..PMD, &mut target, 0, Source::Stays)
-        .expect("mremap");
-    splits_nothing().check(&before);
-    thp::assert_huge(&target, 0..1);
-    check_zero(&region, 0..512);
-    FIRST.next().fill_all(&region);
-    FIRST.check_all(&target);
-    FIRST.next().check_all(&region);
-}
-
-/// mremap of memory that userfaultfd protects, without the remap event: the
-/// moved pages are ordinary ones, writable and with their content.
-#[test]
-fn mremap_drops_uffd_wp() {
-    enter!();
-    let mut region = filled(1);
+    let region = filled(1);
     let uffd = Uffd::open(feature::WP);
     uffd.register(&region, &region.all(), Mode::WP)
         .expect("register");
+    let before = Snapshot::take();
     uffd.write_protect(&region, &region.all(), true)
         .expect("write-protect");
-    let mut target = Region::reserved(PMD).expect("address space");
-    region
-        .mremap_into(0..PMD, &mut target, 0, Source::Goes)
-        .expect("mremap");
-    let entries = pagemap::entries(&target, 0, PAGES_PER_PMD);
-    assert!(
-        entries.iter().all(|entry| !entry.uffd_wp()),
-        "{:?}",
-        entries[0]
-    );
-    FIRST.check_all(&target);
-    FIRST.next().fill_all(&target);
-    FIRST.next().check_all(&target);
+    uffd.write_protect(&region, &region.all(), false)
+        .expect("unprotect");
+    splits_nothing().check(&before);
+    thp::assert_huge(&region, 0..1);
+    for (number, entry) in pagemap::entries(&region, 0, PAGES_PER_PMD)
+        .iter()
+        .enumerate()
+    {
+        assert!(!entry.uffd_wp(), "page {number} is {entry:?}");
+    }
+    FIRST.next().fill_all(&region);
+    FIRST.next().check_all(&region);
 }
 
-/// mremap to an address that is not aligned splits, and every page arrives.
+/// A child has as much resident memory and as many page tables more as the huge
+/// pages it inherits account for.
 #[test]
-fn mremap_unaligned() {
+fn fork_accounts_for_huge_pages() {
     enter!();
-    let mut region = filled(1);
-    let mut target = Region::reserved(2 * PMD).expect("address space");
-    let before = Snapshot::take();
-    region
-        .mremap_into(0..PMD, &mut target, mapping::PAGE, Source::Goes)
-        .expect("mremap");
-    splits_and_keeps(1).check(&before);
-    let moved = selftests::pattern::Content::Moved {
-        stamp: FIRST,
-        by: -1,
+    let _quiet = selftests::settings::quiet();
+    let of_child = || {
+        let child = child::start(|parent| {
+            parent.send(status_kib("RssAnon") as u64);
+            parent.send(status_kib("VmPTE") as u64);
+        });
+        let found = (child.line().receive() as i64, child.line().receive() as i64);
+        child.join();
+        found
     };
-    moved.check(&target, 1..513);
-    assert_unmapped(&region, 0..512);
+    let _neighbour = thp::obtain(1);
+    let parent_before = status_kib("VmPTE");
+    let (rss, tables) = of_child();
+    let region = thp::obtain(8);
+    FIRST.fill_all(&region);
+    let parent_grew = status_kib("VmPTE") - parent_before;
+    let (rss_with, tables_with) = of_child();
+    // A few small pages of the heap may come and go.
+    assert!(
+        ((rss_with - rss) / 1024 - 16).abs() <= 1,
+        "RssAnon of the child: {rss} -> {rss_with} kB"
+    );
+    assert_eq!(
+        tables_with - tables,
+        parent_grew,
+        "kB of page tables: child, parent"
+    );
 }
 
 /// `MADV_FREE` of a huge page that another process maps is not done: nobody
