@@ -26,10 +26,10 @@ doctor: hugeprobe ## Check what this machine can do
 matrix: KVER ?= 6.12,7.2,7.3
 matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one report
 	@$(HUGEPROBE) run $(run_args)
-test: ## The project's own tests, in real virtual machines too
-	@$(CARGO) test --workspace
-install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=)
-	@$(HUGEPROBE) install $(INSTALL_PATH)
+test: hugeprobe ## The project's own tests and all targets, in virtual machines
+	@$(HUGEPROBE) self-test
+install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
+	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
 clean: ## Remove what cargo built (kernels stay cached: see `hugeprobe doctor`)
 	@$(CARGO) clean
 help: ## This text

@@ -46,6 +46,15 @@ pub enum Command {
     },
     /// Print the man page
     Man,
+    /// Run a target on the kernel that runs now, as a kselftest does
+    #[command(hide = true)]
+    Here {
+        /// The target
+        target: String,
+    },
+    /// Run hugeprobe's own tests, those in virtual machines included
+    #[command(hide = true)]
+    SelfTest,
     /// Write docs/targets.md from the doc comments of the tests
     #[command(hide = true)]
     Docs {
@@ -272,4 +281,7 @@ pub struct InstallArgs {
     /// Where to
     #[arg(value_name = "DIR", default_value = "kselftest_install")]
     pub dir: PathBuf,
+    /// Kernel tree whose run_kselftest.sh is copied along
+    #[arg(long, value_name = "DIR")]
+    pub kdir: Option<PathBuf>,
 }

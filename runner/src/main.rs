@@ -21,15 +21,15 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    if let Command::Bisect(args) = &cli.command {
-        return commands::bisect::run(args);
-    }
-    match dispatch(cli.command) {
-        Ok(exit) => exit.into(),
-        Err(Failure { exit, error }) => {
-            eprintln!("hugeprobe: {error:#}");
-            exit.into()
-        }
+    let bisecting = matches!(cli.command, Command::Bisect(_));
+    let exit = dispatch(cli.command).unwrap_or_else(|Failure { exit, error }| {
+        eprintln!("hugeprobe: {error:#}");
+        exit
+    });
+    if bisecting {
+        ExitCode::from(exit.bisect_code())
+    } else {
+        exit.into()
     }
 }
 
@@ -51,13 +51,14 @@ fn dispatch(command: Command) -> Outcome {
         Command::Kernel(command) => commands::kernel::run(&command),
         Command::Boot(args) => commands::boot::run(&args),
         Command::List(args) => commands::list::run(&args),
-        Command::Run(args) => commands::run::run(&args),
+        Command::Run(args) | Command::Bisect(args) => commands::run::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),
-        other => Err(Failure::new(
-            Exit::Usage,
-            format!("{other:?} is not built yet"),
-        )),
+        Command::Plan(command) => commands::plan::run(&command),
+        Command::Install(args) => commands::install::run(&args),
+        Command::Here { target } => commands::here::run(&target),
+        Command::SelfTest => commands::self_test::run(),
+        Command::Docs { check } => commands::docs::run(check),
     }
 }

@@ -4,12 +4,11 @@
 use crate::cli::RunArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::kernel::{Origin, Request};
-use crate::programs::Layout;
 use crate::report::{self, Column, Matrix};
-use crate::run::{self, Results};
+use crate::run::{self, Chosen, Results};
 
 /// Runs all kernels; one that cannot be had does not keep the others waiting.
-pub fn run(args: &RunArgs, requests: &[Request], layout: &Layout, results: &Results) -> Outcome {
+pub fn run(args: &RunArgs, requests: &[Request], chosen: &Chosen, results: &Results) -> Outcome {
     let mut columns = Vec::new();
     let mut worst = Exit::Passed;
     for request in requests {
@@ -18,7 +17,7 @@ pub fn run(args: &RunArgs, requests: &[Request], layout: &Layout, results: &Resu
         let finished = results
             .inner(&label)
             .map_err(Failure::from)
-            .and_then(|inner| run::run(args, request, layout, &inner));
+            .and_then(|inner| run::run(args, request, chosen, &inner));
         let (exit, column) = match finished {
             Ok(finished) => {
                 eprint!("{}", report::summary(&finished.report, &finished.dir));
@@ -39,6 +38,7 @@ pub fn run(args: &RunArgs, requests: &[Request], layout: &Layout, results: &Resu
         }
     }
     finish(&Matrix { columns }, results.dir())?;
+    results.point()?;
     Ok(worst)
 }
 

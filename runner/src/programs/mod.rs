@@ -2,6 +2,7 @@
 //! The test programs: where they are, which tests they hold, and which of
 //! those the user asked for.
 
+mod docs;
 mod locate;
 mod names;
 mod needs;
@@ -10,6 +11,7 @@ mod select;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+pub use docs::Docs;
 pub use locate::{Error as LocateError, Layout};
 pub use names::{Error as NameError, Test};
 pub use needs::{AllNeeds, Needs};

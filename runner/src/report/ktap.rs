@@ -23,6 +23,8 @@ pub enum Form {
     Ktap,
     /// `runner.sh`'s.
     Kselftest,
+    /// One target alone, as a test program under `runner.sh` prints it.
+    Flat,
 }
 
 /// How much of a test's output is written.
@@ -82,7 +84,11 @@ impl<W: Write> KtapWriter<W> {
             group.left.push_back(id.clone());
             group.planned += 1;
         }
-        writeln!(out, "{}\n1..{}", form.version(), groups.len())?;
+        let planned = match form {
+            Form::Ktap | Form::Kselftest => groups.len(),
+            Form::Flat => plan.len(),
+        };
+        writeln!(out, "{}\n1..{planned}", form.version())?;
         out.flush()?;
         Ok(Self {
             out,
@@ -152,7 +158,7 @@ impl Form {
     fn version(self) -> &'static str {
         match self {
             Self::Ktap => "KTAP version 1",
-            Self::Kselftest => "TAP version 13",
+            Self::Kselftest | Self::Flat => "TAP version 13",
         }
     }
 
@@ -161,12 +167,13 @@ impl Form {
         match self {
             Self::Ktap => "  ",
             Self::Kselftest => "# ",
+            Self::Flat => "",
         }
     }
 
     fn group_name(self, target: &str) -> String {
         match self {
-            Self::Ktap => target.into(),
+            Self::Ktap | Self::Flat => target.into(),
             Self::Kselftest => format!("selftests: hugeprobe: {target}"),
         }
     }
@@ -176,6 +183,7 @@ impl Form {
         match self {
             Self::Ktap => writeln!(out, "{indent}{}\n{indent}# Subtest: {name}", self.version())?,
             Self::Kselftest => writeln!(out, "# {name}\n{indent}{}", self.version())?,
+            Self::Flat => return Ok(()),
         }
         writeln!(out, "{indent}1..{planned}")
     }
@@ -206,6 +214,9 @@ impl Form {
     }
 
     fn end_group(self, out: &mut impl Write, number: usize, group: &Group) -> io::Result<()> {
+        if self == Self::Flat {
+            return Ok(());
+        }
         let count = |wanted: fn(Outcome) -> bool| {
             group
                 .written

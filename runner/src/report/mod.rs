@@ -7,7 +7,7 @@ mod files;
 mod html;
 mod json;
 mod junit;
-mod ktap;
+pub mod ktap;
 mod matrix;
 mod model;
 mod quote;
@@ -20,6 +20,6 @@ pub mod tests;
 
 pub use files::{RUN_INFO, splat_path, write_all, write_matrix};
 pub use matrix::{Column, Matrix};
-pub use model::{Report, RunInfo};
+pub use model::{Outcome, OutputLine, Report, RunInfo, TestReport};
 pub use summary::summary;
 pub use terminal::Terminal;

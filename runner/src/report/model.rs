@@ -250,11 +250,6 @@ impl Fold {
         &self.plan
     }
 
-    /// The test that runs now.
-    pub fn running(&self) -> Option<&TestId> {
-        self.running.as_ref().map(|test| &test.id)
-    }
-
     /// Takes one event; gives a test when it has its verdict.
     pub fn feed(&mut self, stamped: &Stamped) -> Option<TestReport> {
         self.report.duration_ms = self.report.duration_ms.max(stamped.ms);

@@ -3,7 +3,7 @@
 //! function names and source lines by the tree's own `decode_stacktrace.sh`.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 

@@ -9,7 +9,7 @@ mod memory;
 mod modules;
 mod results;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use hugeprobe_vm::event::{Stamped, TestId};
@@ -17,11 +17,11 @@ use hugeprobe_vm::plan::{Job, Plan, PlannedTest};
 use hugeprobe_vm::session::{self, SessionConfig};
 
 use crate::cli::RunArgs;
-use crate::exit::{Exit, Failure, OrExit};
+use crate::exit::Failure;
 use crate::kernel::cache::Cache;
 use crate::kernel::progress::Ui;
-use crate::kernel::{self, KernelError, Request, virtme};
-use crate::programs::{self, AllNeeds, Layout, Selected};
+use crate::kernel::{self, KernelError, Request, tools, virtme};
+use crate::programs::{AllNeeds, Layout, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
 pub use results::Results;
@@ -35,6 +35,17 @@ pub struct Finished {
     pub dir: PathBuf,
 }
 
+/// What is to be run, found and checked before anything expensive happens.
+#[derive(Clone, Debug)]
+pub struct Chosen<'a> {
+    /// Where hugeprobe lives.
+    pub layout: &'a Layout,
+    /// The first process of the guest.
+    pub guest: &'a Path,
+    /// The tests.
+    pub selected: Vec<Selected<'a>>,
+}
+
 /// Runs what `args` ask for on the kernel of `request`, into `results`.
 ///
 /// # Errors
@@ -43,31 +54,28 @@ pub struct Finished {
 pub fn run(
     args: &RunArgs,
     request: &Request,
-    layout: &Layout,
+    chosen: &Chosen,
     results: &Results,
 ) -> Result<Finished, Failure> {
     let ui = Ui::stderr(args.verbose);
-    let programs = programs::find(layout)?;
-    let select = &args.select;
-    let selected = programs::select(&programs.targets, &select.targets, select.tests.as_deref())
-        .or_exit(Exit::Usage)?;
     let cache = Cache::open().map_err(KernelError::into_failure)?;
     let kernel = kernel::prepare(&cache, request, &ui).map_err(KernelError::into_failure)?;
+    tools::require_guest_tools(&ui).map_err(KernelError::into_failure)?;
     let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let needs = AllNeeds::load()?;
     let plan = |guest: &guest::Guest| Plan {
         setup: guest.setup.clone(),
-        job: Job::Tests(planned(args, &selected, &needs)),
+        job: Job::Tests(planned(args, &chosen.selected, &needs)),
     };
     let guest = guest::Builder {
         args,
-        layout,
+        layout: chosen.layout,
         cache: &cache,
         kernel: &kernel,
         needs: &needs,
         ui: &ui,
     }
-    .build(vng, &programs.guest, &selected)?;
+    .build(vng, chosen.guest, &chosen.selected)?;
     results.describe(args, request, &kernel, &guest)?;
     let config = SessionConfig {
         machine: guest.machine.clone(),

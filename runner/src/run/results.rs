@@ -25,6 +25,21 @@ const CONFIG: &str = "kernel.config";
 #[derive(Debug)]
 pub struct Results {
     dir: PathBuf,
+    /// Whether `latest` beside it shall point to it.
+    dated: bool,
+}
+
+impl Drop for Results {
+    /// A folder in which nothing was run must not look like a result.
+    fn drop(&mut self) {
+        let is_mark = |entry: std::fs::DirEntry| entry.file_name() == MARK;
+        let unused = std::fs::read_dir(&self.dir)
+            .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(is_mark)));
+        if unused {
+            // It stays when it cannot be removed; nobody is there to be told.
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
 }
 
 /// Why there is no results folder.
@@ -50,8 +65,8 @@ pub enum Error {
 }
 
 impl Results {
-    /// The folder that the user names, or a new one below `results`, with
-    /// `results/latest` pointing to it. A folder of an earlier run is emptied.
+    /// The folder that the user names, or a new one below `results`. A folder
+    /// of an earlier run is emptied.
     ///
     /// # Errors
     /// When it cannot be written or holds something else.
@@ -88,7 +103,7 @@ impl Results {
             };
             removed.map_err(unwritable)?;
         }
-        Self::open(dir)
+        Self::open(dir, false)
     }
 
     fn dated(parent: &Path) -> Result<Self, Error> {
@@ -107,10 +122,7 @@ impl Results {
                 format!("{name}-{number}")
             };
             match std::fs::create_dir(parent.join(&name)) {
-                Ok(()) => {
-                    point(parent, &name).map_err(unwritable)?;
-                    return Self::open(&parent.join(name));
-                }
+                Ok(()) => return Self::open(&parent.join(name), true),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(unwritable(error)),
             }
@@ -119,14 +131,14 @@ impl Results {
     }
 
     /// Proves that a file can be written, so that no kernel is built in vain.
-    fn open(dir: &Path) -> Result<Self, Error> {
+    fn open(dir: &Path, dated: bool) -> Result<Self, Error> {
         let unwritable = |source| Error::Unwritable {
             dir: dir.to_owned(),
             source,
         };
         std::fs::write(dir.join(MARK), "").map_err(unwritable)?;
         let dir = std::fs::canonicalize(dir).map_err(unwritable)?;
-        Ok(Self { dir })
+        Ok(Self { dir, dated })
     }
 
     /// A folder in this one, for one run of several.
@@ -139,6 +151,7 @@ impl Results {
 
     /// Keeps what makes the run repeatable: the kernel's identity and
     /// configuration, and the arguments that choose kernel and guest again.
+    /// From now on `results/latest` points here.
     pub fn describe(
         &self,
         args: &RunArgs,
@@ -177,15 +190,24 @@ impl Results {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
         };
-        fs_err::write(self.dir.join(RUN_INFO), serde_json::to_vec_pretty(&info)?)
+        fs_err::write(self.dir.join(RUN_INFO), serde_json::to_vec_pretty(&info)?)?;
+        self.point()
     }
-}
 
-/// Makes `parent/latest` point to `name` in one step.
-fn point(parent: &Path, name: &str) -> io::Result<()> {
-    let unfinished = parent.join(format!(".latest-{}", std::process::id()));
-    symlink(name, &unfinished)?;
-    fs_err::rename(unfinished, parent.join("latest"))
+    /// Makes `latest` point to this folder, in one step.
+    ///
+    /// # Errors
+    /// When the link cannot be made.
+    pub fn point(&self) -> io::Result<()> {
+        let (true, Some(parent), Some(name)) =
+            (self.dated, self.dir.parent(), self.dir.file_name())
+        else {
+            return Ok(());
+        };
+        let unfinished = parent.join(format!(".latest-{}", std::process::id()));
+        symlink(name, &unfinished)?;
+        fs_err::rename(unfinished, parent.join("latest"))
+    }
 }
 
 /// The arguments that choose the same kernel and guest again.
@@ -241,11 +263,14 @@ mod tests {
     fn a_folder_of_an_earlier_run_is_emptied() {
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("deep/out");
-        Results::create(Some(&out)).unwrap();
+        let first = Results::create(Some(&out)).unwrap();
         std::fs::create_dir(out.join("splats")).unwrap();
         std::fs::write(out.join("splats/old.txt"), "old").unwrap();
-        Results::create(Some(&out)).unwrap();
+        drop(first);
+        let second = Results::create(Some(&out)).unwrap();
         assert!(!out.join("splats").exists());
+        drop(second);
+        assert!(!out.exists(), "nothing was run in it");
     }
 
     #[test]
@@ -254,6 +279,7 @@ mod tests {
         let first = Results::dated(dir.path()).unwrap();
         let second = Results::dated(dir.path()).unwrap();
         assert_ne!(first.dir(), second.dir());
+        second.point().unwrap();
         let latest = std::fs::canonicalize(dir.path().join("latest")).unwrap();
         assert_eq!(latest, second.dir());
     }

@@ -28,6 +28,9 @@ use self::programs::Programs;
 use self::settings::Settings;
 use crate::event::Event;
 use crate::plan::{Job, Plan};
+
+pub use self::supervise::End;
+pub use self::verdict::Words;
 use crate::words::split_kernel;
 
 /// What the guest works with: its way out and the kernel's log.
