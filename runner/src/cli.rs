@@ -31,6 +31,8 @@ pub enum Command {
     List(ListArgs),
     /// Build the kernel, boot it, run tests in it, report
     Run(RunArgs),
+    /// Measure a feature in the guest: a table, JSON and a picture
+    Bench(BenchArgs),
     /// Make the reports of a results folder again from its events
     Report(ReportArgs),
     /// Run for `git bisect run`: what says nothing about the kernel exits with 125
@@ -215,6 +217,37 @@ pub struct RunArgs {
     /// Show the kernel log and every line of passing tests too
     #[arg(short, long)]
     pub verbose: bool,
+}
+
+/// `hugeprobe bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchArgs {
+    /// What to measure
+    #[arg(value_enum)]
+    pub bench: Bench,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Results folder [default: results/<time>, with results/latest pointing to it]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+/// The measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Bench {
+    /// Migration to a device and back, huge pages against small ones
+    Hmm,
+}
+
+impl Bench {
+    /// The name as typed, and the module of its tests.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hmm => "hmm",
+        }
+    }
 }
 
 /// `hugeprobe report`.

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The `hugeprobe` command: parse, dispatch, turn errors into exit codes.
 
+mod bench;
 mod cli;
 mod commands;
 mod exit;
@@ -52,6 +53,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::Boot(args) => commands::boot::run(&args),
         Command::List(args) => commands::list::run(&args),
         Command::Run(args) | Command::Bisect(args) => commands::run::run(&args),
+        Command::Bench(args) => commands::bench::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),

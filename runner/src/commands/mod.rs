@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One module for each verb. Each has a `run` that `main` calls.
 
+pub mod bench;
 pub mod boot;
 pub mod completions;
 pub mod docs;

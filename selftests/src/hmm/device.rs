@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 
@@ -98,6 +99,7 @@ pub struct Dmirror {
     /// Where pages were sent from; looked at again before the file is closed.
     pub(super) sent: RefCell<Vec<Span>>,
     pub(super) armed: Cell<bool>,
+    time: Cell<Duration>,
 }
 
 impl Dmirror {
@@ -137,6 +139,7 @@ impl Dmirror {
             history: RefCell::default(),
             sent: RefCell::default(),
             armed: Cell::new(false),
+            time: Cell::default(),
         }
     }
 
@@ -157,6 +160,11 @@ impl Dmirror {
     /// The file, for a mapping of the device itself.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// How long the ioctl of the last command took.
+    pub fn last_time(&self) -> Duration {
+        self.time.get()
     }
 
     /// The commands so far, newest last.
@@ -397,11 +405,13 @@ impl Dmirror {
             npages: span.pages as u64,
             ..Arguments::default()
         };
+        let start = Instant::now();
         // SAFETY: `arguments` is what every command of this driver takes; the
         // memory at `ptr` is the mirror or a slice that the caller borrowed,
         // long enough for `npages`, which the callers see to.
         let status =
             unsafe { libc::ioctl(self.file.as_raw_fd(), op.request(), &raw mut arguments) };
+        self.time.set(start.elapsed());
         let reply = Reply {
             cpages: arguments.cpages,
             faults: arguments.faults,

@@ -112,7 +112,7 @@ fn dpthp_dev2sys_alloc_fail_fault(number: usize) {
         .delta("thp_split_pmd", 1)
         .delta("2048kB/split", pages.unwrap_or_default())
         .delta("2048kB/nr_anon", -1)
-        .unchanged(&["thp_split_page_failed", "thp_deferred_split_page", "VmPTE"])
+        .unchanged(&["thp_split_page_failed", "thp_deferred_split_page"])
         .check_between(&before, &after);
     scene::in_system(&dev, &region, 0..HUGE);
     Stamp::of(2).fill_all(&region);

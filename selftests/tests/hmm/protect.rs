@@ -181,11 +181,33 @@ fn dpthp_mlock(lock: Lock) {
     scene::drain();
 }
 
-/// Memory that is unlocked, or unmapped, while it is locked and on the device
-/// is not counted as locked any more.
-#[test_case(true; "munlock")]
-#[test_case(false; "munmap")]
-fn dpthp_mlock_ends_on_device(unlock: bool) {
+/// Memory that is unmapped while it is locked and on the device is not counted
+/// as locked any more.
+#[test]
+fn dpthp_mlock_then_munmap() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    scene::drain();
+    let before = Snapshot::take();
+    unmap_locked_on_device(&dev);
+    Expect::new()
+        .unchanged(&["nr_mlock", "VmLck"])
+        .check(&before);
+}
+
+fn unmap_locked_on_device(dev: &Dmirror) {
+    let region = scene::huge(1);
+    region.mlock(region.all()).unwrap();
+    send_huge(dev, &region);
+    drop(region);
+    scene::drain();
+}
+
+/// Memory that is unlocked while it is on the device is not counted as locked
+/// any more.
+#[test]
+fn dpthp_mlock_then_munlock() {
     enter!();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
@@ -194,15 +216,28 @@ fn dpthp_mlock_ends_on_device(unlock: bool) {
     let before = Snapshot::take();
     region.mlock(region.all()).unwrap();
     send_huge(&dev, &region);
-    if unlock {
-        region.munlock(region.all()).unwrap();
-        FIRST.check_all(&region);
-    }
+    region.munlock(region.all()).unwrap();
+    FIRST.check_all(&region);
     drop(region);
     scene::drain();
+    let after = Snapshot::take();
+    if before.delta(&after, "nr_mlock") == Some(512) {
+        // The device page is still marked, and is the next one in use: locking
+        // it again counts nothing, unmapping it then counts it off.
+        unmap_locked_on_device(&dev);
+        Expect::new().unchanged(&["nr_mlock"]).check(&before);
+        xfail(
+            "munlock does not reach pages in device-private memory: they count as locked for \
+             ever, and the device page stays marked (6.19 to 7.3)",
+            || {
+                let unlocked = Expect::new().unchanged(&["nr_mlock"]);
+                unlocked.check_between(&before, &after);
+            },
+        );
+    }
     Expect::new()
         .unchanged(&["nr_mlock", "VmLck"])
-        .check(&before);
+        .check_between(&before, &after);
 }
 
 fn soft_dirty(region: &Region) -> Vec<bool> {

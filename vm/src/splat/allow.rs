@@ -10,7 +10,7 @@ struct Allowed {
     reason: &'static str,
 }
 
-const KNOWN: [Allowed; 2] = [
+const KNOWN: [Allowed; 4] = [
     Allowed {
         words: &[
             "VM_WARN_ON_FOLIO(!folio_is_device_private(folio))",
@@ -28,6 +28,18 @@ const KNOWN: [Allowed; 2] = [
         ],
         reason: "test_hmm owns one range for each coherent device and tries to \
                  map it a second time when it has no free large folio",
+    },
+    Allowed {
+        words: &["remove_migration_pmd+", "Comm: hp-shared-dirty"],
+        reason: "up to 7.3 the kernel takes the soft-dirty bit of a device-private \
+                 huge entry for a permission to write; one test goes there on \
+                 purpose and has this name",
+    },
+    Allowed {
+        words: &["migrate_device_coherent_folio+", "Comm: hp-coherent-pin"],
+        reason: "up to 7.3 the kernel warns when a long-term pin meets a coherent \
+                 huge page, and then refuses it; one test goes there on purpose \
+                 and has this name",
     },
 ];
 

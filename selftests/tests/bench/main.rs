@@ -1,0 +1,6 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Measurements for `hugeprobe bench`: each test prints lines `BENCH {json}`
+//! and checks what it measured. No time decides a result. Hidden: runs only
+//! when it is named.
+
+mod hmm;
