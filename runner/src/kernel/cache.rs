@@ -121,6 +121,14 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<(), KernelError> {
     Ok(fs::rename(&temporary, path)?)
 }
 
+/// Where a folder is made before it is renamed to `finished`.
+pub fn unfinished(finished: &Path) -> PathBuf {
+    // Not with_extension(): versions are full of dots.
+    let mut name = finished.as_os_str().to_owned();
+    name.push(".unpacking");
+    PathBuf::from(name)
+}
+
 /// Recognises a full disk, which deserves advice of its own.
 pub fn disk_full_or(error: std::io::Error, path: &Path) -> KernelError {
     if error.kind() == std::io::ErrorKind::StorageFull {
@@ -177,6 +185,13 @@ mod tests {
             .map(|e| e.unwrap().file_name())
             .collect();
         assert_eq!(names, ["a.txt"]);
+    }
+
+    #[test]
+    fn unfinished_folders_of_two_versions_differ() {
+        let of = |version: &str| unfinished(Path::new(&format!("/c/linux_{version}")));
+        assert_ne!(of("7.2.13-1"), of("7.2.9-1"));
+        assert_eq!(of("7.2.13-1"), Path::new("/c/linux_7.2.13-1.unpacking"));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::exit::{Exit, Failure};
 pub enum KernelError {
     /// A file or folder could not be read or written.
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(std::io::Error),
     /// The disk is full.
     #[error(
         "disk full while writing below {path}; free some space (about 3 GiB per kernel) and run the same command again, it resumes"
@@ -130,6 +130,14 @@ pub enum KernelError {
     /// The user pressed Ctrl-C.
     #[error("interrupted; run the same command again to go on where it stopped")]
     Interrupted,
+}
+
+// Not a `source`: messages of `fs_err` quote the system's words already, and a
+// chain of errors would print them twice.
+impl From<std::io::Error> for KernelError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 impl KernelError {

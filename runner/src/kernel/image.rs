@@ -104,17 +104,16 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-/// Looks for files that belong to an image, in a build folder and in `/boot`.
+/// Looks for files that belong to an image: in its build folder, or in the same
+/// folder, with or without the release in their names.
 pub fn beside(image: &Image, in_build_folder: &str, in_boot: &str) -> Option<PathBuf> {
     let folder = image.path.parent()?;
     let build = folder
         .ends_with("arch/x86/boot")
         .then(|| folder.join("../../..").join(in_build_folder));
-    let boot = folder.join(format!("{in_boot}-{}", image.release));
-    let found = build
-        .into_iter()
-        .chain([boot])
-        .find(|path| path.is_file())?;
+    let boot =
+        [in_boot.to_owned(), format!("{in_boot}-{}", image.release)].map(|name| folder.join(name));
+    let found = build.into_iter().chain(boot).find(|path| path.is_file())?;
     fs::canonicalize(found).ok()
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use super::apt::{Archive, Candidate, is_usable};
-use super::cache::{Cache, says_disk_full};
+use super::cache::{Cache, says_disk_full, unfinished};
 use super::error::KernelError;
 use super::process::{command, failure, output_of, stdout_of};
 use super::progress::Ui;
@@ -19,7 +19,7 @@ const ARCH: &str = "amd64";
 /// An unpacked image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prebuilt {
-    /// `boot/vmlinuz-RELEASE`.
+    /// The image.
     pub bzimage: PathBuf,
     /// `lib/modules/RELEASE`, with `modules.dep`.
     pub modules_dir: PathBuf,
@@ -82,7 +82,7 @@ fn flavour(package: &str) -> Option<&str> {
 }
 
 fn unpack(archive: &Archive, image: &Candidate, dir: &Path, ui: &Ui) -> Result<(), KernelError> {
-    let temporary = dir.with_extension("unpacking");
+    let temporary = unfinished(dir);
     remove_if_there(&temporary)?;
     fs::create_dir_all(&temporary)?;
     let depends = archive.depends(image)?;
@@ -132,30 +132,33 @@ fn parts(depends: &str) -> Vec<String> {
     names.filter(belongs).map(str::to_owned).collect()
 }
 
-fn release_in(dir: &Path) -> Result<String, KernelError> {
-    let names = fs::read_dir(dir.join("boot"))?.filter_map(|entry| {
-        entry
-            .ok()?
-            .file_name()
-            .to_str()?
-            .strip_prefix("vmlinuz-")
-            .map(str::to_owned)
-    });
-    names
-        .into_iter()
-        .next()
-        .ok_or_else(|| KernelError::NotAnImage {
-            path: dir.to_owned(),
-            why: "the package holds no boot/vmlinuz".to_owned(),
-        })
-}
-
+/// Packages have the image in `boot`, or, since Debian 14, beside the modules.
 fn find(dir: &Path, identity: String) -> Result<Prebuilt, KernelError> {
     let release = release_in(dir)?;
+    let modules_dir = dir.join("lib/modules").join(&release);
+    let places = [
+        modules_dir.join("vmlinuz"),
+        dir.join(format!("boot/vmlinuz-{release}")),
+    ];
+    let bzimage = places.into_iter().find(|path| path.is_file());
+    let bzimage = bzimage.ok_or_else(|| KernelError::NotAnImage {
+        path: dir.to_owned(),
+        why: "the packages hold no vmlinuz".to_owned(),
+    })?;
     Ok(Prebuilt {
-        bzimage: dir.join(format!("boot/vmlinuz-{release}")),
-        modules_dir: dir.join(format!("lib/modules/{release}")),
+        bzimage,
+        modules_dir,
         identity,
+    })
+}
+
+/// The one release that has modules below `dir`.
+fn release_in(dir: &Path) -> Result<String, KernelError> {
+    let mut names = fs::read_dir(dir.join("lib/modules"))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.next().ok_or_else(|| KernelError::NotAnImage {
+        path: dir.to_owned(),
+        why: "the packages hold no modules".to_owned(),
     })
 }
 
@@ -210,5 +213,23 @@ mod tests {
             ]
         );
         assert!(parts("kmod, linux-base (>= 4.3~)").is_empty());
+    }
+
+    #[test]
+    fn image_is_found_beside_the_modules_and_in_boot() {
+        for place in [
+            "lib/modules/7.2.13+deb14-amd64/vmlinuz",
+            "boot/vmlinuz-7.2.13+deb14-amd64",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let modules = dir.path().join("lib/modules/7.2.13+deb14-amd64");
+            fs::create_dir_all(&modules).unwrap();
+            fs::create_dir_all(dir.path().join("boot")).unwrap();
+            assert!(find(dir.path(), String::new()).is_err(), "no image yet");
+            fs::write(dir.path().join(place), "").unwrap();
+            let found = find(dir.path(), String::new()).unwrap();
+            assert_eq!(found.bzimage, dir.path().join(place));
+            assert_eq!(found.modules_dir, modules);
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::process::Stdio;
 use fs_err as fs;
 
 use super::apt::{Archive, Candidate, is_usable};
-use super::cache::{Cache, says_disk_full, write_whole};
+use super::cache::{Cache, says_disk_full, unfinished, write_whole};
 use super::error::KernelError;
 use super::process::{command, failure, stdout_of};
 use super::progress::Ui;
@@ -193,7 +193,7 @@ fn unpacked(
     }
     let package = archive.download(candidate, ui)?;
     ui.step(&format!("unpacking {}", candidate.package));
-    let temporary = dir.with_extension("unpacking");
+    let temporary = unfinished(&dir);
     remove_if_there(&temporary)?;
     fs::create_dir_all(&temporary)?;
     let inner = format!("./usr/src/{}.tar.xz", candidate.package);

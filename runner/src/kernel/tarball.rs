@@ -11,7 +11,7 @@ use fs_err as fs;
 use sha2::{Digest, Sha256};
 use ureq::Agent;
 
-use super::cache::{Cache, disk_full_or, says_disk_full};
+use super::cache::{Cache, disk_full_or, says_disk_full, unfinished};
 use super::error::KernelError;
 use super::process::{command, failure, output_of};
 use super::progress::Ui;
@@ -176,7 +176,7 @@ fn sha256(file: &Path) -> Result<String, KernelError> {
 
 fn unpack(file: &Path, dir: &Path, ui: &Ui) -> Result<(), KernelError> {
     ui.step(&format!("unpacking {}", file.display()));
-    let temporary = dir.with_extension("unpacking");
+    let temporary = unfinished(dir);
     remove_if_there(&temporary)?;
     fs::create_dir_all(&temporary)?;
     let mut tar = command("tar");
