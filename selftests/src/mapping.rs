@@ -181,7 +181,7 @@ impl Region {
         Ok(Self {
             addr,
             len,
-            owned: vec![start..start + whole],
+            owned: std::iter::once(start..start + whole).collect(),
         })
     }
 

@@ -53,7 +53,8 @@ macro_rules! skip {
 #[macro_export]
 macro_rules! not_applicable {
     ($what:expr, $($why:tt)+) => {
-        println!("NOT APPLICABLE: {}: {}", $what, format!($($why)+))
+        // libtest leaves its own line on standard output unfinished.
+        eprintln!("NOT APPLICABLE: {}: {}", $what, format!($($why)+))
     };
 }
 

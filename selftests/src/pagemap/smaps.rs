@@ -33,10 +33,10 @@ pub fn parse(text: &str) -> Vec<Vma> {
         };
         if name == "VmFlags" {
             vma.flags = value.split_whitespace().map(str::to_string).collect();
-        } else if let Some(number) = value.trim().strip_suffix(" kB") {
-            if let Ok(number) = number.trim().parse() {
-                vma.kib.insert(name.to_string(), number);
-            }
+        } else if let Some(number) = value.trim().strip_suffix(" kB")
+            && let Ok(number) = number.trim().parse()
+        {
+            vma.kib.insert(name.to_string(), number);
         }
     }
     all
