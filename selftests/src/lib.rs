@@ -17,6 +17,7 @@ pub mod gup;
 pub mod hmm;
 pub mod iomem;
 pub mod mapping;
+pub mod membench;
 pub mod memtype;
 pub mod numa;
 pub mod outcome;

@@ -75,9 +75,14 @@ pub fn by_dump(at: &Range<usize>) -> Vec<Leaves> {
     let runs = ptdump::runs(at).unwrap_or_else(|error| {
         panic!("cannot read the page tables (CONFIG_PTDUMP_DEBUGFS, debugfs): {error}")
     });
+    // The dump also separates by accessed and dirty, without showing them.
+    merged(runs.iter().filter_map(from_dump))
+}
+
+/// Joins neighbours that are one run.
+pub fn merged(leaves: impl IntoIterator<Item = Leaves>) -> Vec<Leaves> {
     let mut all: Vec<Leaves> = Vec::new();
-    for leaf in runs.iter().filter_map(from_dump) {
-        // The dump also separates by accessed and dirty, without showing them.
+    for leaf in leaves {
         match all.last_mut().filter(|last| continues(last, &leaf)) {
             Some(last) => last.range.end = leaf.range.end,
             None => all.push(leaf),
@@ -166,15 +171,8 @@ fn by_module(module: &File, at: &Range<usize>) -> Vec<Leaves> {
     if let Err(errno) = unsafe { ioctl::walk(module.as_raw_fd(), &raw mut request) } {
         panic!("cannot walk the page tables of {at:x?}: {errno}");
     }
-    let mut all: Vec<Leaves> = Vec::new();
-    for leaf in raw[..request.count as usize].iter().map(from_module) {
-        // The module separates by every bit, accessed and dirty too.
-        match all.last_mut().filter(|last| continues(last, &leaf)) {
-            Some(last) => last.range.end = leaf.range.end,
-            None => all.push(leaf),
-        }
-    }
-    all
+    // The module separates by every bit, accessed and dirty too.
+    merged(raw[..request.count as usize].iter().map(from_module))
 }
 
 /// Decodes an entry of x86-64 (arch/x86/include/asm/pgtable_types.h).

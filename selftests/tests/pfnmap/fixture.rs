@@ -130,28 +130,20 @@ impl Device {
     /// of the region, mapped or not), with the device's cache attribute.
     #[track_caller]
     pub fn expect(&self, region: &Region, window: Range<usize>, offset: isize, parts: &[Part]) {
-        let mut wanted: Vec<Leaves> = Vec::new();
-        for part in parts {
-            let byte = part.at.start as isize + offset;
-            let pfn = self.file.phys().start.wrapping_add_signed(byte as i64) / PAGE as u64;
-            push(
-                &mut wanted,
-                Leaves {
-                    range: region.absolute(&part.at),
-                    level: part.level,
-                    pfn: Some(pfn),
-                    writable: part.writable,
-                    cache: self.cache,
-                },
-            );
-        }
         let found = pagetable::leaves(&region.absolute(&window));
-        if found.iter().all(|leaf| leaf.pfn.is_none()) {
-            let bare = std::mem::take(&mut wanted);
-            for leaf in bare {
-                push(&mut wanted, Leaves { pfn: None, ..leaf });
+        // The kernel's dump, which serves without the module, has no frames.
+        let frames = found.iter().any(|leaf| leaf.pfn.is_some());
+        let first = self.file.phys().start;
+        let wanted = pagetable::merged(parts.iter().map(|part| {
+            let byte = part.at.start as i64 + offset as i64;
+            Leaves {
+                range: region.absolute(&part.at),
+                level: part.level,
+                pfn: frames.then(|| first.wrapping_add_signed(byte) / PAGE as u64),
+                writable: part.writable,
+                cache: self.cache,
             }
-        }
+        }));
         assert!(
             found == wanted,
             "{:?}: page tables of {window:x?}:\n  expected {wanted:x?}\n  found    {found:x?}",
@@ -228,23 +220,6 @@ fn open_file(way: Way) -> PfnFile {
         _ => PfnFile::module(),
     };
     file.unwrap_or_else(|reason| skip!("{reason}"))
-}
-
-/// Appends a run, merged with the last one where they are one.
-fn push(runs: &mut Vec<Leaves>, next: Leaves) {
-    if let Some(last) = runs.last_mut() {
-        let follows = last.range.end == next.range.start
-            && (last.level, last.writable, last.cache) == (next.level, next.writable, next.cache);
-        let frames = match (last.pfn, next.pfn) {
-            (Some(first), Some(pfn)) => first + (last.range.len() / PAGE) as u64 == pfn,
-            (first, pfn) => first == pfn,
-        };
-        if follows && frames {
-            last.range.end = next.range.end;
-            return;
-        }
-    }
-    runs.push(next);
 }
 
 /// Loads one byte of every `step` bytes.

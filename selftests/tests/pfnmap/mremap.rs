@@ -5,7 +5,6 @@
 use nix::errno::Errno;
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{PAGE, PMD, Region, Source, page};
-use selftests::outcome::xfail;
 use selftests::pagetable::{self, Level};
 use selftests::{enter, guard};
 use test_case::test_case;
@@ -49,6 +48,7 @@ fn aligned_move_keeps_leaves(way: Way) {
 #[test]
 fn pud_leaf_moves_whole() {
     enter!();
+    fixture::known_bug("get_old_pud() of mremap drops PUD leaves as bad entries");
     let device = Device::open(Way::FaultPud);
     let mut from = device.map();
     let mut to = Region::reserved(from.len()).expect("address space");
@@ -56,21 +56,8 @@ fn pud_leaf_moves_whole() {
     from.mremap_into(from.all(), &mut to, 0, Source::Goes)
         .expect("mremap");
     is_empty(&from);
-    let moved = pagetable::leaves(&to.absolute(&to.all()));
-    fixture::check(&to, 0..to.len() / PAGE, 0);
     device.expect_all(&to, Level::Pud);
-    if moved.is_empty() {
-        xfail(
-            "mremap() drops PUD leaves: get_old_pud() takes them for bad entries (up to 7.3)",
-            || {
-                assert_eq!(
-                    device.file.stats().inserted(),
-                    inserted,
-                    "the leaf was lost"
-                )
-            },
-        );
-    }
+    fixture::check(&to, 0..to.len() / PAGE, 0);
     assert_eq!(
         device.file.stats().inserted(),
         inserted,

@@ -19,6 +19,15 @@ fn store_fails(region: &Region, number: usize) {
     assert_eq!(fault.code, guard::SEGV_ACCERR, "page {number}: {fault}");
 }
 
+/// Stores to pages, so that this CPU knows them as writable: whoever takes that
+/// away has to flush its TLB.
+#[track_caller]
+fn warm(region: &Region, numbers: &[usize]) {
+    for number in numbers {
+        fixture::mark(region, *number..number + 1, 0);
+    }
+}
+
 /// Rewrites the marks, which shows that the pages take stores.
 #[track_caller]
 fn stores_pass(region: &Region, numbers: Range<usize>) {
@@ -38,6 +47,7 @@ fn one_page_becomes_read_only(way: Way) {
     let region = device.map();
     let leaf = device.leaf();
     let target = 512 + 77;
+    warm(&region, &[target]);
     let before = Snapshot::take();
     region
         .mprotect(page(target), Prot::READ)
@@ -79,15 +89,17 @@ fn whole_leaves_change_in_place(way: Way) {
     let device = Device::open(way);
     let region = device.map();
     let leaf = device.leaf();
+    let stored = [0, 511, region.len() / PAGE - 1];
+    warm(&region, &stored);
     let before = Snapshot::take();
     let inserted = device.file.stats().inserted();
     region
         .mprotect(region.all(), Prot::READ)
         .expect("mprotect of everything");
-    device.expect(&region, region.all(), 0, &[Part::ro(region.all(), leaf)]);
-    for number in [0, 511, region.len() / PAGE - 1] {
+    for number in stored {
         store_fails(&region, number);
     }
+    device.expect(&region, region.all(), 0, &[Part::ro(region.all(), leaf)]);
     region
         .mprotect(region.all(), Prot::READ_WRITE)
         .expect("mprotect back");
@@ -109,11 +121,14 @@ fn one_aligned_leaf_changes_alone(way: Way) {
     let device = Device::open(way);
     let region = device.map();
     let leaf = device.leaf();
+    warm(&region, &[512, 1023]);
     let before = Snapshot::take();
     let target = PMD..2 * PMD;
     region
         .mprotect(target.clone(), Prot::READ)
         .expect("mprotect of one PMD");
+    store_fails(&region, 512);
+    store_fails(&region, 1023);
     Expect::new()
         .unchanged(&["thp_split_pmd", "thp_split_pud"])
         .check(&before);
@@ -123,8 +138,6 @@ fn one_aligned_leaf_changes_alone(way: Way) {
         Part::rw(target.end..FOUR_PMDS, leaf),
     ];
     device.expect(&region, region.all(), 0, &parts);
-    store_fails(&region, 512);
-    store_fails(&region, 1023);
     stores_pass(&region, 0..512);
     stores_pass(&region, 1024..2048);
     fixture::check(&region, 512..1024, 0);
@@ -139,13 +152,14 @@ fn one_aligned_leaf_changes_alone(way: Way) {
 fn inaccessible_memory_comes_back(way: Way) {
     enter!();
     if way == Way::FaultPud {
-        fixture::known_bug(
-            "pud_present() denies an inaccessible PUD leaf, so pudp_invalidate() warns",
-        );
+        // pud_present() denies an inaccessible leaf, so pudp_invalidate() warns
+        // (up to 7.3); the allow-list knows this test by its name.
+        std::fs::write("/proc/thread-self/comm", "hp-pud-none").expect("our own name");
     }
     let device = Device::open(way);
     let region = device.map();
     let last = region.len() / PAGE - 1;
+    warm(&region, &[0, 300, last]);
     region
         .mprotect(region.all(), Prot::NONE)
         .expect("mprotect to nothing");
