@@ -7,9 +7,9 @@ use super::kernel::requests;
 use crate::bench::{Sample, svg, table};
 use crate::cli::{BenchArgs, RunArgs, SelectArgs};
 use crate::exit::{Exit, Failure, OrExit, Outcome};
-use crate::programs::Layout;
+use crate::programs::{self, Layout};
 use crate::report::{self, events};
-use crate::run::{self, Results};
+use crate::run::{self, Chosen, Results};
 
 /// Measures, prints the table, and writes `bench.json` and `bench.svg`.
 pub fn run(args: &BenchArgs) -> Outcome {
@@ -21,7 +21,7 @@ pub fn run(args: &BenchArgs) -> Outcome {
         ));
     };
     let layout = Layout::detect()?;
-    let results = Results::create(args.output.as_deref()).or_exit(Exit::Usage)?;
+    let programs = programs::find(&layout)?;
     let run_args = RunArgs {
         select: SelectArgs {
             targets: vec!["bench".into()],
@@ -33,7 +33,9 @@ pub fn run(args: &BenchArgs) -> Outcome {
         output: args.output.clone(),
         verbose: false,
     };
-    let finished = run::run(&run_args, request, &layout, &results)?;
+    let chosen = Chosen::of(&layout, &programs, &run_args.select)?;
+    let results = Results::create(args.output.as_deref()).or_exit(Exit::Usage)?;
+    let finished = run::run(&run_args, request, &chosen, &results)?;
     eprint!("{}", report::summary(&finished.report, &finished.dir));
     let samples = samples(&events::read(&finished.dir)?)?;
     if samples.is_empty() {

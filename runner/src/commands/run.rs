@@ -14,14 +14,7 @@ use crate::run::{self, Chosen, Results};
 pub fn run(args: &RunArgs) -> Outcome {
     let layout = Layout::detect()?;
     let programs = programs::find(&layout)?;
-    let select = &args.select;
-    let selected = programs::select(&programs.targets, &select.targets, select.tests.as_deref())
-        .or_exit(Exit::Usage)?;
-    let chosen = Chosen {
-        layout: &layout,
-        guest: &programs.guest,
-        selected,
-    };
+    let chosen = Chosen::of(&layout, &programs, &args.select)?;
     let results = Results::create(args.output.as_deref()).or_exit(Exit::Usage)?;
     let requests = requests(&args.kernel);
     let [request] = requests.as_slice() else {

@@ -61,12 +61,7 @@ pub fn run() -> Outcome {
         unreachable!("it says run")
     };
     let programs = programs::find(&layout)?;
-    let selected = programs::select(&programs.targets, &[], None).or_exit(Exit::Usage)?;
-    let chosen = Chosen {
-        layout: &layout,
-        guest: &programs.guest,
-        selected,
-    };
+    let chosen = Chosen::of(&layout, &programs, &args.select)?;
     let results = Results::create(args.output.as_deref()).or_exit(Exit::Usage)?;
     let finished = run::run(&args, &request, &chosen, &results)?;
     eprint!("{}", report::summary(&finished.report, &finished.dir));

@@ -16,12 +16,12 @@ use hugeprobe_vm::event::{Stamped, TestId};
 use hugeprobe_vm::plan::{Job, Plan, PlannedTest};
 use hugeprobe_vm::session::{self, SessionConfig};
 
-use crate::cli::RunArgs;
-use crate::exit::Failure;
+use crate::cli::{RunArgs, SelectArgs};
+use crate::exit::{Exit, Failure, OrExit};
 use crate::kernel::cache::Cache;
 use crate::kernel::progress::Ui;
 use crate::kernel::{self, KernelError, Request, tools, virtme};
-use crate::programs::{AllNeeds, Layout, Selected};
+use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
 pub use results::Results;
@@ -44,6 +44,27 @@ pub struct Chosen<'a> {
     pub guest: &'a Path,
     /// The tests.
     pub selected: Vec<Selected<'a>>,
+}
+
+impl<'a> Chosen<'a> {
+    /// The tests of `programs` that the user asks for.
+    ///
+    /// # Errors
+    /// When there is no such target or test.
+    pub fn of(
+        layout: &'a Layout,
+        programs: &'a Programs,
+        select: &SelectArgs,
+    ) -> Result<Self, Failure> {
+        let selected =
+            programs::select(&programs.targets, &select.targets, select.tests.as_deref())
+                .or_exit(Exit::Usage)?;
+        Ok(Self {
+            layout,
+            guest: &programs.guest,
+            selected,
+        })
+    }
 }
 
 /// Runs what `args` ask for on the kernel of `request`, into `results`.
