@@ -131,16 +131,6 @@ fn rss() {
     });
 }
 
-/// Whether RssAnon follows a single page (exact sums since 6.16).
-fn rss_is_exact() -> bool {
-    let probe = Region::private(3 * PAGE).expect("address space");
-    let start = status_kib("RssAnon");
-    (0..3).all(|number| {
-        guard::store(probe.page_addr(number), 1).expect("a store to our own memory");
-        status_kib("RssAnon") - start == (number as i64 + 1) * TABLE
-    })
-}
-
 /// A whole huge page that goes takes all its accounting with it.
 #[test_case(|region| region.munmap(0..PMD).expect("munmap"); "munmap")]
 #[test_case(|region| region.madvise(0..PMD, Advice::DontNeed).expect("madvise"); "dontneed")]

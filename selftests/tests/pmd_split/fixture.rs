@@ -3,7 +3,7 @@
 
 use std::ops::{Deref, DerefMut, Range};
 
-use selftests::counters::{Expect, minor_faults};
+use selftests::counters::{Expect, minor_faults, status_kib};
 use selftests::guard::{self, Fault, SEGV_ACCERR, SEGV_MAPERR, Signal};
 use selftests::mapping::{PAGE, PAGES_PER_PMD, Region};
 use selftests::pattern::FIRST;
@@ -167,6 +167,17 @@ pub fn assert_writes_fault(region: &Region, numbers: Range<usize>, faults: usize
         found, faults,
         "page faults of one write to each of pages {numbers:?}"
     );
+}
+
+/// Whether the resident set in `/proc/self/status` follows single pages: exact
+/// sums since 6.16, approximations before.
+pub fn rss_is_exact() -> bool {
+    let probe = Region::private(3 * PAGE).expect("address space");
+    let start = status_kib("RssAnon");
+    (0..3).all(|number| {
+        guard::store(probe.page_addr(number), 1).expect("a store to our own memory");
+        status_kib("RssAnon") - start == (number as i64 + 1) * 4
+    })
 }
 
 /// The last page of a huge page.

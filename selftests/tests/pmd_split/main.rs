@@ -4,7 +4,8 @@
 //!
 //! Each module is one subject. What a split must keep: content, permissions,
 //! sharing, soft-dirty, userfaultfd, accessed and dirty state of every page, and
-//! every counter. CATALOGUE 2.4 of the design names the thirteen rows.
+//! every counter. Kernels either set a page table aside for each huge page, so
+//! that a split cannot fail, or allocate one for the split; both are served.
 
 mod accounting;
 mod cow;
