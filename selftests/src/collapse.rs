@@ -106,7 +106,10 @@ impl Khugepaged {
         let start = Instant::now();
         let mut kicked = None::<Instant>;
         while full_scans()? == before {
-            if kicked.is_none_or(|at| at.elapsed() > KICK_AGAIN) && self.state()? == 'S' {
+            let due = kicked.is_none_or(|at| at.elapsed() > KICK_AGAIN);
+            // Seen asleep and still without the scan: it missed the kick. The other way round,
+            // it could have scanned between the two looks.
+            if due && self.state()? == 'S' && full_scans()? == before {
                 self.kick()?;
                 kicked = Some(Instant::now());
             }

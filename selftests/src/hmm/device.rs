@@ -143,6 +143,17 @@ impl Dmirror {
         }
     }
 
+    /// Takes its own buffer out of khugepaged's reach, for tests that count
+    /// what khugepaged does.
+    ///
+    /// # Panics
+    /// When the kernel has no huge pages.
+    pub fn hide_buffer_from_khugepaged(&self) {
+        self.mirror
+            .madvise(self.mirror.all(), Advice::NoHugePage)
+            .expect("MADV_NOHUGEPAGE of anonymous memory");
+    }
+
     /// Which device this is.
     pub fn node(&self) -> Node {
         self.node

@@ -170,20 +170,23 @@ impl Cache {
             .expect("MADV_HUGEPAGE of a file");
     }
 
+    fn huge_counter(&self) -> &'static str {
+        match self.kind {
+            Kind::Shmem => "nr_shmem_hugepages",
+            _ => "nr_file_hugepages",
+        }
+    }
+
     /// Runs `operate`; it must make `made` huge pages of the cache in `allocated` attempts.
     #[track_caller]
     pub fn expect(&self, made: usize, allocated: usize, operate: impl FnOnce()) {
-        let huge = match self.kind {
-            Kind::Shmem => "nr_shmem_hugepages",
-            _ => "nr_file_hugepages",
-        };
         let before = Snapshot::all_sizes();
         operate();
         drain_lru();
         Expect::new()
             .delta("thp_collapse_alloc", allocated as i64)
             .delta("2048kB/collapse_alloc", allocated as i64)
-            .delta(huge, made as i64)
+            .delta(self.huge_counter(), made as i64)
             .unchanged(&[
                 "thp_collapse_alloc_failed",
                 "nr_isolated_anon",
@@ -198,8 +201,14 @@ impl Cache {
     /// tables; the next access maps them as huge pages.
     #[track_caller]
     pub fn pass(&self, khugepaged: &Khugepaged, made: usize) {
+        self.pass_with(khugepaged, made, made);
+    }
+
+    /// As [`Self::pass`], of which `allocated` attempts got a huge page.
+    #[track_caller]
+    pub fn pass_with(&self, khugepaged: &Khugepaged, made: usize, allocated: usize) {
         let own = Own::read();
-        self.expect(made, made, || {
+        self.expect(made, allocated, || {
             khugepaged.pass().expect("khugepaged scans when asked");
         });
         assert_eq!(
@@ -209,16 +218,35 @@ impl Cache {
         );
     }
 
+    /// Passes of khugepaged until there is one huge page more: pages that it reads from a disk
+    /// may still be in use by the reading when it wants to take them over.
+    #[track_caller]
+    pub fn pass_until_made(&self, khugepaged: &Khugepaged) {
+        const MOST: usize = 20;
+        let before = Snapshot::take();
+        for _ in 0..MOST {
+            khugepaged.pass().expect("khugepaged scans when asked");
+            if before.delta(&Snapshot::take(), self.huge_counter()) == Some(1) {
+                return;
+            }
+        }
+        panic!("no huge page of the file after {MOST} passes");
+    }
+
     /// `MADV_COLLAPSE` of the whole file that makes `made` huge pages and maps them.
     #[track_caller]
     pub fn collapse(&self, made: usize) {
+        self.collapse_with(made, made);
+    }
+
+    /// As [`Self::collapse`], in `allocated` attempts: it tries again once when it has written
+    /// back dirty pages.
+    #[track_caller]
+    pub fn collapse_with(&self, made: usize, allocated: usize) {
         self.advise();
-        self.expect(made, made, || {
-            assert_eq!(
-                madvise_collapse(self.region.addr(), self.region.len()),
-                Ok(()),
-                "MADV_COLLAPSE"
-            );
+        self.expect(made, allocated, || {
+            let answer = madvise_collapse(self.region.addr(), self.region.len());
+            assert_eq!(answer, Ok(()), "MADV_COLLAPSE");
         });
         thp::assert_huge(&self.region, 0..self.region.len() / PMD);
     }

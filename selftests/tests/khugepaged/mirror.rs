@@ -22,6 +22,7 @@ fn device_follows_the_collapse(orders: Orders) {
     let (khugepaged, knobs) = take(orders, 0);
     let mut tables = Tables::full();
     let device = Dmirror::open(Memory::Private);
+    device.hide_buffer_from_khugepaged();
     let pages = tables.pages(0, 0..PTES);
     let span = Span::of(&tables.region, pages.clone());
     device.read(span).expect("the device reads memory");
@@ -45,6 +46,7 @@ fn device_keeps_what_is_not_collapsed() {
     let (khugepaged, knobs) = take(Orders::only(4), 0);
     let mut tables = Tables::new(&[&[16..32, 64..72, 100..101]]);
     let device = Dmirror::open(Memory::Private);
+    device.hide_buffer_from_khugepaged();
     let collapsed = tables.pages(0, 16..32);
     let others = [tables.pages(0, 64..72), tables.pages(0, 100..101)];
     for pages in others.iter().chain([&collapsed]) {

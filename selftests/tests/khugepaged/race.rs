@@ -188,7 +188,11 @@ fn disturb_by_reclaim(region: &Region, group: Range<usize>, round: u16) {
 fn disturb_by_migration(region: &Region, group: Range<usize>, round: u16) {
     let nodes = numa::two_nodes();
     version(round).fill(region, group.clone());
-    let node = if round % 2 == 0 { nodes.0 } else { nodes.1 };
+    let node = if round.is_multiple_of(2) {
+        nodes.0
+    } else {
+        nodes.1
+    };
     // A page that khugepaged holds just now is busy, which is no error.
     numa::move_to(region, &pages(group.clone()), node).expect("move_pages");
     version(round).check(region, group);
