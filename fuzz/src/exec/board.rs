@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::cover::Cover;
 use super::violation::Violation;
 use crate::model::Model;
-use crate::program::{MAX_STEPS, PROCESSES, Program, Step};
+use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step};
 
 /// The turn after which everybody stops.
 pub const STOP: u32 = u32::MAX;
@@ -109,6 +109,7 @@ impl Board {
         }
         shared.count = program.steps.len().min(MAX_STEPS) as u32;
         shared.report_bytes = 0;
+        shared.results.fill(0);
         shared.model.start();
         shared.leaving.store(-1, Ordering::Relaxed);
         shared
@@ -130,6 +131,19 @@ impl Board {
         } else {
             None
         }
+    }
+
+    /// Whether the program has operations of the mirror devices.
+    pub fn uses_devices(&self) -> bool {
+        (0..self.count()).any(|index| {
+            matches!(
+                self.step(index),
+                Some(Step {
+                    op: Op::Device { .. },
+                    ..
+                })
+            )
+        })
     }
 
     /// Records what a step returned: 0 or an errno.

@@ -61,6 +61,14 @@ impl Process<'_> {
         Ok(())
     }
 
+    /// Opens the page map of this process, once.
+    pub(super) fn open_pagemap(&mut self) -> std::io::Result<()> {
+        if self.pagemap.is_none() {
+            self.pagemap = Some(File::open("/proc/self/pagemap")?);
+        }
+        Ok(())
+    }
+
     /// Page map entries of a slot.
     pub(super) fn entries(&mut self, slot: usize) -> Result<[u64; SLOT_PAGES], Broken> {
         let failed = |error: std::io::Error| {
@@ -70,9 +78,7 @@ impl Process<'_> {
                 error.to_string(),
             )
         };
-        if self.pagemap.is_none() {
-            self.pagemap = Some(File::open("/proc/self/pagemap").map_err(failed)?);
-        }
+        self.open_pagemap().map_err(failed)?;
         let mut bytes = [0u8; SLOT_PAGES * 8];
         if let Some(file) = &self.pagemap {
             let offset = sys::address(slot * SLOT_PAGES) / crate::program::PAGE * 8;
@@ -162,44 +168,6 @@ impl Process<'_> {
         self.check_accounts()?;
         self.load_everything()
     }
-
-    /// The counters of the process against its page tables and the model.
-    fn check_accounts(&self) -> Result<(), Broken> {
-        let read = |path| {
-            let failed = |error: std::io::Error| {
-                (
-                    Oracle::Bits,
-                    format!("{path} not readable"),
-                    error.to_string(),
-                )
-            };
-            std::fs::read_to_string(path).map_err(failed)
-        };
-        let status = read("/proc/self/status")?;
-        let rollup = read("/proc/self/smaps_rollup")?;
-        let pairs = [("RssAnon:", "Anonymous:"), ("VmSwap:", "Swap:")];
-        for (counter, walked) in pairs {
-            let (Some(counted), Some(found)) = (kib(&status, counter), kib(&rollup, walked)) else {
-                continue;
-            };
-            if counted != found {
-                let detail = format!("status {counter} {counted} kB, smaps {walked} {found} kB");
-                return Err((
-                    Oracle::Bits,
-                    format!("{} wrong", counter.trim_end_matches(':')),
-                    detail,
-                ));
-            }
-        }
-        let locked = self.setup.board.model().locked(self.me);
-        if let (Some(pages), Some(counted)) = (locked, kib(&status, "VmLck:"))
-            && pages * 4 != counted
-        {
-            let detail = format!("status VmLck {counted} kB, model {} kB", pages * 4);
-            return Err((Oracle::Bits, "VmLck wrong".into(), detail));
-        }
-        Ok(())
-    }
 }
 
 /// What is wrong with the entry of a page, if anything is.
@@ -273,12 +241,6 @@ pub fn guard_bit_supported() -> bool {
     shown
 }
 
-/// The number after `name` in a file of `name: N kB` lines.
-fn kib(text: &str, name: &str) -> Option<usize> {
-    let line = text.lines().find(|line| line.starts_with(name))?;
-    line[name.len()..].split_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,11 +294,5 @@ mod tests {
             [false, true, true, false]
         );
         assert_eq!(locked.iter().filter(|locked| **locked).count(), 2);
-    }
-
-    #[test]
-    fn numbers_are_read_from_status_lines() {
-        assert_eq!(kib("Name:\tx\nVmLck:\t      12 kB\n", "VmLck:"), Some(12));
-        assert_eq!(kib("Name:\tx\n", "VmLck:"), None);
     }
 }

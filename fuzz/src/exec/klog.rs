@@ -121,7 +121,11 @@ fn title(line: &str) -> String {
     let words = words.filter(|word| {
         !word.starts_with("0x") && !word.starts_with("mm:") && !word.starts_with("val:")
     });
-    let words = words.filter(|word| !word.chars().all(|c| c.is_ascii_hexdigit() || c == ':'));
+    let number = |word: &str| {
+        word.chars().any(|c| c.is_ascii_digit())
+            && word.chars().all(|c| c.is_ascii_hexdigit() || c == ':')
+    };
+    let words = words.filter(|word| !number(word));
     words.collect::<Vec<_>>().join(" ")
 }
 

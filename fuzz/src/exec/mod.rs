@@ -6,10 +6,12 @@
 //! the `board`: exactly one works at a time, carries out the next step, tells
 //! the model what it returned and checks what the step touched.
 
+mod accounts;
 mod baseline;
 mod board;
 mod check;
 pub mod cover;
+mod huge;
 mod klog;
 mod mirror;
 mod process;

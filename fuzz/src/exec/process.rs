@@ -27,6 +27,8 @@ pub struct Setup {
     pub file: i32,
     /// One for each process, if the kernel has KCOV.
     pub kcov: Vec<Kcov>,
+    /// Nobody else uses the machine, so its counters are ours.
+    pub alone: bool,
     /// What the kernel can tell.
     pub features: check::Features,
 }
@@ -116,12 +118,12 @@ impl Process<'_> {
     }
 
     fn step(&mut self, index: usize, step: &Step) -> Result<(), Box<Violation>> {
+        let broken = |(oracle, what, detail)| violation(index, step, oracle, what, detail);
+        let huge = self.huge_before(step);
         if let Some(kcov) = self.setup.kcov.get(self.me) {
             kcov.reset();
         }
-        let result = self
-            .perform(step)
-            .map_err(|(oracle, what, detail)| violation(index, step, oracle, what, detail))?;
+        let result = self.perform(step).map_err(broken)?;
         self.collect();
         let stats = self.board().stats();
         stats.calls += 1;
@@ -150,8 +152,10 @@ impl Process<'_> {
                 );
                 violation(index, step, Oracle::Errno, &what, String::new())
             })?;
-        self.check(touched, step)
-            .map_err(|(oracle, what, detail)| violation(index, step, oracle, what, detail))
+        if result == 0 {
+            self.huge_after(&huge).map_err(broken)?;
+        }
+        self.check(touched, step).map_err(broken)
     }
 
     fn last_check(&mut self) -> Result<(), Box<Violation>> {

@@ -81,10 +81,10 @@ impl Session {
                         board,
                         file,
                         kcov,
+                        alone: guest,
                         features,
                     },
                     theirs,
-                    guest,
                 )
             }
             -1 => return Err(failed("fork")(io::Error::last_os_error())),
@@ -165,8 +165,8 @@ fn prepare_guest() {
 }
 
 /// The worker's loop: one byte in, one program, one byte out. Counters of the
-/// whole system and the kernel log only mean something if we are `alone`.
-fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
+/// whole system and the kernel log only mean something if nobody else is there.
+fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     // SAFETY: two prctls on ourselves: die with the parent, reap orphans.
     unsafe {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
@@ -182,7 +182,7 @@ fn serve(setup: &Setup, mut requests: UnixStream, alone: bool) -> ! {
         if programs % RELEASE_EACH == 0 {
             super::mirror::release_devices();
         }
-        let found = if alone {
+        let found = if setup.alone {
             log.complaint().or_else(|| baseline.violation())
         } else {
             None

@@ -53,14 +53,33 @@ impl Prot {
 }
 
 impl Model {
-    /// Ranges end at the end of the arena; an mremap must stay inside as a whole.
-    pub(super) fn outside_arena(at: Addr, len: Len, to: Addr, new: Len, how: Move) -> bool {
-        let grown = if how == Move::Inplace {
-            at.page() + new.pages()
+    /// Moves that are not tried: those that leave the arena, and those with
+    /// DONTUNMAP of unlike mappings, which may fail half-way without a trace
+    /// from which one could tell how far they came.
+    pub(super) fn refuses_move(&self, who: usize, remap: Remap) -> bool {
+        let Remap {
+            at,
+            len,
+            to,
+            new,
+            how,
+        } = remap;
+        let end = if how == Move::Inplace {
+            at + new
         } else {
-            to.page() + new.pages()
+            to + new
         };
-        at.page() + len.pages() > PAGES || grown > PAGES
+        if at + len > PAGES || end > PAGES {
+            return true;
+        }
+        let kind = Flags::TRACKED.with(Flags::SHARED).with(Flags::FILE);
+        let source = &self.processes[who].pages[at..at + len];
+        let mut kinds = source
+            .iter()
+            .filter(|page| page.flags.has(Flags::MAPPED))
+            .map(|page| page.flags.0 & kind.0);
+        let first = kinds.next();
+        how == Move::Dontunmap && !kinds.all(|kind| Some(kind) == first)
     }
 
     /// The pages of a range, cut at the end of the arena.

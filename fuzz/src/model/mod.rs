@@ -8,6 +8,7 @@
 
 mod advice;
 mod device;
+pub mod huge;
 mod memory;
 pub mod page;
 mod process;
@@ -274,7 +275,7 @@ impl Model {
                 to,
                 new,
                 how,
-            } => Self::outside_arena(at, len, to, new, how),
+            } => self.refuses_move(who, memory::Remap::new(at, len, to, new, how)),
             Op::Fork { child } => self.alive(child.index()),
             Op::Exit {} => who == 0,
             Op::Remote { peer, .. } => peer.index() == who || !self.alive(peer.index()),

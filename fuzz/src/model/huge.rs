@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What an operation must do to a huge page: nothing, or split it exactly once.
+
+use super::Model;
+use super::page::Flags;
+use crate::program::{Access, Addr, Advice, Device, Len, Move, Op, PAGES, SLOT_PAGES, Step};
+
+/// What happens to a slot that was mapped by one PMD before a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It must be mapped by one PMD afterwards.
+    Kept,
+    /// The PMD must be split, once.
+    Split,
+    /// It must be mapped by one PMD afterwards, in that slot.
+    MovedTo(usize),
+    /// All of it goes; nothing is split.
+    Gone,
+    /// Not determined.
+    Open,
+}
+
+/// How a range lies over a slot.
+#[derive(PartialEq)]
+enum Cover {
+    Nothing,
+    Part,
+    Whole,
+}
+
+fn cover(at: Addr, len: Len, slot: usize) -> Cover {
+    let (start, end) = (at.page(), (at.page() + len.pages()).min(PAGES));
+    let (first, last) = (slot * SLOT_PAGES, (slot + 1) * SLOT_PAGES);
+    if end <= first || start >= last {
+        Cover::Nothing
+    } else if start <= first && end >= last {
+        Cover::Whole
+    } else {
+        Cover::Part
+    }
+}
+
+impl Model {
+    /// The fate of a slot of the acting process, known to be mapped by one PMD,
+    /// in a step that has not been applied yet and will succeed.
+    pub fn fate(&self, step: &Step, slot: usize) -> Fate {
+        match step.op {
+            Op::Read { .. } | Op::Verify {} | Op::Fork { .. } | Op::ClearRefs { .. } => Fate::Kept,
+            Op::Remote {
+                access: Access::Load,
+                ..
+            } => Fate::Kept,
+            Op::Device {
+                what: Device::Snapshot,
+                ..
+            } => Fate::Kept,
+            Op::Munmap { at, len } => split_where(at, len, slot),
+            Op::Mprotect { at, len, .. }
+            | Op::Munlock { at, len }
+            | Op::UffdProtect { at, len }
+            | Op::UffdUnprotect { at, len } => kept_if_whole(at, len, slot),
+            Op::Madvise { at, len, advice } => self.fate_of_advice(step, at, len, advice, slot),
+            Op::Mremap {
+                at,
+                len,
+                to,
+                new,
+                how: Move::Fixed,
+            } if len == new => {
+                let aligned = at.page() % SLOT_PAGES == to.page() % SLOT_PAGES;
+                match cover(at, len, slot) {
+                    Cover::Whole if aligned => {
+                        Fate::MovedTo((to.page() + slot * SLOT_PAGES - at.page()) / SLOT_PAGES)
+                    }
+                    _ => Fate::Open,
+                }
+            }
+            _ => Fate::Open,
+        }
+    }
+
+    fn fate_of_advice(&self, step: &Step, at: Addr, len: Len, advice: Advice, slot: usize) -> Fate {
+        let pages = &self.pages(step.process.index())[slot * SLOT_PAGES..][..SLOT_PAGES];
+        let private = pages
+            .iter()
+            .all(|page| page.private_anon() && !page.flags.has(Flags::LOCKED));
+        match advice {
+            Advice::Hugepage | Advice::Nohugepage | Advice::Wipeonfork | Advice::Keeponfork => {
+                kept_if_whole(at, len, slot)
+            }
+            Advice::Dontfork | Advice::Dofork => kept_if_whole(at, len, slot),
+            Advice::Collapse => Fate::Kept,
+            Advice::Dontneed if private => split_where(at, len, slot),
+            _ => Fate::Open,
+        }
+    }
+}
+
+fn kept_if_whole(at: Addr, len: Len, slot: usize) -> Fate {
+    if cover(at, len, slot) == Cover::Part {
+        Fate::Open
+    } else {
+        Fate::Kept
+    }
+}
+
+fn split_where(at: Addr, len: Len, slot: usize) -> Fate {
+    match cover(at, len, slot) {
+        Cover::Nothing => Fate::Kept,
+        Cover::Part => Fate::Split,
+        Cover::Whole => Fate::Gone,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text;
+
+    fn fate(step: &str, slot: usize) -> Fate {
+        let setup = "p0 mmap at=0.0 len=1024 prot=rw backing=anon\n";
+        let mut model = Model::boxed();
+        model.start();
+        text::parse(setup)
+            .unwrap()
+            .steps
+            .iter()
+            .for_each(|step| model.assume(step));
+        model.fate(&text::parse(step).unwrap().steps[0], slot)
+    }
+
+    #[test]
+    fn only_a_cut_through_a_huge_page_splits_it() {
+        assert_eq!(fate("p0 munmap at=0.511 len=1", 0), Fate::Split);
+        assert_eq!(fate("p0 munmap at=1.0 len=512", 0), Fate::Kept);
+        assert_eq!(fate("p0 munmap at=0.0 len=513", 0), Fate::Gone);
+        assert_eq!(
+            fate("p0 madvise at=0.1 len=1 advice=dontneed", 0),
+            Fate::Split
+        );
+        assert_eq!(fate("p0 mprotect at=0.0 len=512 prot=r", 0), Fate::Kept);
+        assert_eq!(fate("p0 mprotect at=0.0 len=511 prot=r", 0), Fate::Open);
+        assert_eq!(fate("p0 fork child=p1", 1), Fate::Kept);
+    }
+
+    #[test]
+    fn an_aligned_move_takes_the_huge_page_along() {
+        assert_eq!(
+            fate("p0 mremap at=0.0 len=1024 to=2.0 new=1024 how=fixed", 1),
+            Fate::MovedTo(3)
+        );
+        assert_eq!(
+            fate("p0 mremap at=1.0 len=512 to=3.0 new=512 how=fixed", 1),
+            Fate::MovedTo(3)
+        );
+        assert_eq!(
+            fate("p0 mremap at=0.0 len=512 to=2.1 new=512 how=fixed", 0),
+            Fate::Open
+        );
+    }
+}
