@@ -18,6 +18,7 @@ mod migrate;
 mod moved;
 mod partial;
 mod shmem;
+mod tlb;
 mod uffd_scan;
 mod whole;
 mod zap;
