@@ -3,6 +3,7 @@
 //! completion come from them and cannot drift.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -33,6 +34,10 @@ pub enum Command {
     Run(RunArgs),
     /// Measure a feature in the guest: a table, JSON and a picture
     Bench(BenchArgs),
+    /// Fuzz the kernel in virtual machines, checked against a model of huge pages
+    Fuzz(FuzzArgs),
+    /// Run the program of a finding again, in fresh machines
+    Repro(ReproArgs),
     /// Make the reports of a results folder again from its events
     Report(ReportArgs),
     /// Run for `git bisect run`: what says nothing about the kernel exits with 125
@@ -246,8 +251,112 @@ impl Bench {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hmm => "hmm",
+/// What the fuzzers drive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FuzzTarget {
+    /// Memory and process operations
+    Mm,
+    /// The same, and the two test devices with memory of their own
+    Hmm,
+    /// khugepaged, mTHP, swap, reclaim
+    Collapse,
+    /// Mappings of page frame numbers
+    Pfnmap,
+}
+
+impl FuzzTarget {
+    /// The name as typed and as used in file names.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mm => "mm",
+            Self::Hmm => "hmm",
+            Self::Collapse => "collapse",
+            Self::Pfnmap => "pfnmap",
         }
     }
+
+    /// The test targets that need the same of a guest.
+    pub fn tested_by(self) -> &'static [&'static str] {
+        match self {
+            Self::Mm => &[],
+            Self::Hmm => &["hmm"],
+            Self::Collapse => &["khugepaged"],
+            Self::Pfnmap => &["pfnmap"],
+        }
+    }
+}
+
+/// `hugeprobe fuzz`.
+#[derive(Args, Clone, Debug)]
+pub struct FuzzArgs {
+    /// What to fuzz
+    #[arg(value_enum, value_name = "TARGET", default_value = "mm")]
+    pub target: FuzzTarget,
+    /// How long, such as 90s, 10m or 8h; confirming and minimising come on top
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_time)]
+    pub time: Duration,
+    /// Seed of the fuzzer's dice
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u32,
+    /// Run the programs of this folder once each, instead of fuzzing
+    #[arg(long, value_name = "DIR")]
+    pub check: Option<PathBuf>,
+    /// Folder of the campaign; one that exists goes on [default: results/fuzz/TARGET]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    pub guest: GuestArgs,
+    /// Say more
+    #[arg(short, long)]
+    pub verbose: bool,
+}
+
+/// `hugeprobe repro`.
+#[derive(Args, Clone, Debug)]
+pub struct ReproArgs {
+    /// Folder of a finding: CAMPAIGN/crashes/TITLE
+    #[arg(value_name = "DIR")]
+    pub finding: PathBuf,
+    /// The target that found it
+    #[arg(long, value_enum, value_name = "TARGET", default_value = "mm")]
+    pub target: FuzzTarget,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    pub guest: GuestArgs,
+}
+
+impl ReproArgs {
+    /// The same wishes for kernel and guest, as the fuzzer's.
+    pub fn as_fuzz(&self) -> FuzzArgs {
+        FuzzArgs {
+            target: self.target,
+            time: Duration::ZERO,
+            seed: 0,
+            check: None,
+            output: None,
+            kernel: self.kernel.clone(),
+            guest: self.guest.clone(),
+            verbose: false,
+        }
+    }
+}
+
+/// `90`, `90s`, `10m` or `8h`.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(['s', 'm', 'h']);
+    let factor = match &text[digits.len()..] {
+        "" | "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        unit => return Err(format!("`{unit}` is no unit; s, m and h are")),
+    };
+    let number: u64 = digits
+        .parse()
+        .map_err(|_| "a time is a number with s, m or h behind it".to_owned())?;
+    Ok(Duration::from_secs(number.saturating_mul(factor)))
 }
 
 /// `hugeprobe report`.

@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Runs programs in fresh machines, to confirm and to minimise findings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context;
+use fs_err as fs;
+use hugeprobe_vm::event::{Event, Fate};
+use hugeprobe_vm::machine::MachineConfig;
+use hugeprobe_vm::plan::{Command, Job, Plan, Setup};
+use hugeprobe_vm::session::{self, SessionConfig};
+
+use super::finding::Finding;
+use super::lines::{self, Line};
+use super::minimise::Judge;
+use super::tools::Tools;
+
+/// One batch of programs is given this long, boot included.
+const BATCH_LIMIT: Duration = Duration::from_secs(300);
+/// Most variants that are tried for one program.
+const MOST_VARIANTS: usize = 400;
+
+/// A place to run programs in.
+pub struct Lab {
+    /// The machine to boot.
+    pub machine: MachineConfig,
+    /// What its guest prepares.
+    pub setup: Setup,
+    /// The programs.
+    pub tools: Tools,
+    /// Folder for files that are not kept.
+    pub scratch: PathBuf,
+    /// Set when the user interrupts.
+    pub interrupted: Arc<AtomicBool>,
+}
+
+/// What a batch showed.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Every finding, with the index of the program that showed it.
+    pub findings: Vec<(usize, Finding)>,
+    /// How many programs ran to their end.
+    pub finished: usize,
+}
+
+impl Lab {
+    /// Runs `programs` one after another in one fresh machine, each `repeat`
+    /// times, until one shows something; all of them with `to_the_end`, unless
+    /// the machine dies.
+    pub fn run(&self, programs: &[String], repeat: u32, to_the_end: bool) -> anyhow::Result<Batch> {
+        let files = self.write(programs)?;
+        let mut argv = vec![self.tools.exec.display().to_string(), "run".to_owned()];
+        argv.extend(["--repeat".to_owned(), repeat.to_string()]);
+        if to_the_end {
+            argv.push("--no-stop".to_owned());
+        }
+        argv.extend(files.iter().map(|file| file.display().to_string()));
+        let plan = Plan {
+            setup: self.setup.clone(),
+            job: Job::Exec(Command {
+                argv,
+                env: vec![("HUGEPROBE_GUEST".into(), "1".into())],
+                cwd: "/tmp".into(),
+            }),
+        };
+        let config = SessionConfig {
+            machine: self.machine.clone(),
+            folder: self.scratch.clone(),
+            limit: Some(BATCH_LIMIT),
+            interrupted: Arc::clone(&self.interrupted),
+        };
+        let mut batch = Batch::default();
+        let summary = session::run(&plan, &config, |stamped| {
+            take(&mut batch, programs, &stamped.event);
+        })?;
+        let at = batch.finished.min(programs.len().saturating_sub(1));
+        let program = programs.get(at).cloned().unwrap_or_default();
+        if let Fate::Infrastructure { detail } = &summary.fate {
+            anyhow::bail!("{detail}");
+        }
+        if let Some(finding) = Finding::of_fate(&summary.fate, &self.console(), program) {
+            batch.findings.push((at, finding));
+        }
+        Ok(batch)
+    }
+
+    /// Whether the user has interrupted.
+    pub fn is_interrupted(&self) -> bool {
+        self.interrupted.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// The end of the last machine's console.
+    pub fn console(&self) -> String {
+        tail(&self.scratch.join("console.log"))
+    }
+
+    fn write(&self, programs: &[String]) -> anyhow::Result<Vec<PathBuf>> {
+        let folder = self.scratch.join("batch");
+        if folder.exists() {
+            fs::remove_dir_all(&folder)?;
+        }
+        fs::create_dir_all(&folder)?;
+        let mut files = Vec::new();
+        for (index, program) in programs.iter().enumerate() {
+            let file = folder.join(format!("{index:04}.txt"));
+            fs::write(&file, program)?;
+            files.push(file.canonicalize().context("a file just written")?);
+        }
+        Ok(files)
+    }
+}
+
+/// The last part of a log, as text.
+pub fn tail(path: &std::path::Path) -> String {
+    const KEPT: usize = 64 << 10;
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let from = bytes.len().saturating_sub(KEPT);
+    String::from_utf8_lossy(&bytes[from..]).into_owned()
+}
+
+fn take(batch: &mut Batch, programs: &[String], event: &Event) {
+    let at = batch.finished.min(programs.len().saturating_sub(1));
+    match event {
+        Event::TestOutput { line, .. } => match lines::parse(line) {
+            Line::Violation(violation) => {
+                batch.findings.push((at, Finding::of_violation(violation)));
+            }
+            Line::Ran(_) => batch.finished += 1,
+            _ => {}
+        },
+        Event::StraySplat { splat } => {
+            let program = programs.get(at).cloned().unwrap_or_default();
+            let finding = Finding::of_splat(splat, program);
+            batch.findings.extend(finding.map(|finding| (at, finding)));
+        }
+        _ => {}
+    }
+}
+
+/// Judges candidates by whether they show the same finding.
+pub struct SameFinding<'a> {
+    /// Where to run them.
+    pub lab: &'a Lab,
+    /// What they shall show.
+    pub wanted: &'a Finding,
+    /// How often each candidate is run before it counts as harmless.
+    pub repeat: u32,
+}
+
+impl Judge for SameFinding<'_> {
+    fn first_that_shows(&mut self, candidates: &[String]) -> anyhow::Result<Option<usize>> {
+        let mut from = 0;
+        while from < candidates.len() {
+            let batch = self.lab.run(&candidates[from..], self.repeat, false)?;
+            let shown = batch
+                .findings
+                .iter()
+                .find(|(_, finding)| finding.is_same(self.wanted));
+            if let Some((index, _)) = shown {
+                return Ok(Some(from + index));
+            }
+            // Another finding ended the batch: pass over its program.
+            match batch.findings.first() {
+                Some((index, _)) => from += index + 1,
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    fn simpler(&mut self, program: &str) -> anyhow::Result<Vec<String>> {
+        let file = self.lab.scratch.join("simpler.txt");
+        fs::write(&file, program)?;
+        let mut variants = Vec::new();
+        while variants.len() < MOST_VARIANTS {
+            match self.lab.tools.variant(&file, variants.len())? {
+                Some(variant) => variants.push(variant),
+                None => break,
+            }
+        }
+        Ok(variants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hugeprobe_vm::event::{Splat, Stream};
+
+    fn line(text: &str) -> Event {
+        Event::TestOutput {
+            stream: Stream::Stdout,
+            line: text.into(),
+        }
+    }
+
+    #[test]
+    fn findings_belong_to_the_program_that_was_running() {
+        let programs = ["a".to_owned(), "b".to_owned()];
+        let mut batch = Batch::default();
+        take(&mut batch, &programs, &line(r#"HP ran {"file":"0"}"#));
+        let splat = Splat {
+            title: "WARNING in x".into(),
+            lines: vec![],
+            allowed: None,
+        };
+        take(&mut batch, &programs, &Event::StraySplat { splat });
+        let told: Vec<_> = batch
+            .findings
+            .iter()
+            .map(|(at, f)| (*at, f.program.as_str()))
+            .collect();
+        assert_eq!(told, [(1, "b")]);
+    }
+}
