@@ -251,6 +251,10 @@ impl Bench {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hmm => "hmm",
+        }
+    }
+}
+
 /// What the fuzzers drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum FuzzTarget {

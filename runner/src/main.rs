@@ -5,6 +5,7 @@ mod bench;
 mod cli;
 mod commands;
 mod exit;
+mod fuzz;
 mod kernel;
 mod programs;
 mod report;
@@ -54,6 +55,9 @@ fn dispatch(command: Command) -> Outcome {
         Command::List(args) => commands::list::run(&args),
         Command::Run(args) | Command::Bisect(args) => commands::run::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Run(args) => commands::run::run(&args),
+        Command::Fuzz(args) => commands::fuzz::run(&args),
+        Command::Repro(args) => commands::fuzz::repro(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Completions { shell } => commands::completions::run(shell),
         Command::Man => commands::man::run(),

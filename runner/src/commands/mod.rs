@@ -8,6 +8,7 @@ pub mod docs;
 pub mod doctor;
 pub mod here;
 pub mod install;
+pub mod fuzz;
 pub mod kernel;
 pub mod list;
 pub mod man;

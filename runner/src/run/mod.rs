@@ -5,6 +5,7 @@
 mod decode;
 mod guest;
 mod interrupt;
+mod lab;
 mod memory;
 mod modules;
 mod results;
@@ -24,6 +25,7 @@ use crate::kernel::{self, KernelError, Request, tools, virtme};
 use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
+pub use lab::{FuzzLab, lab};
 pub use results::Results;
 
 /// What a run left behind.
