@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use crate::cli::FuzzArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fuzz::campaign::{Campaign, Outcome as Fuzzed, Say};
-use crate::fuzz::lab::Lab;
 use crate::fuzz::report;
 use crate::fuzz::store::Store;
 use crate::run;
@@ -89,8 +88,15 @@ fn check(lab: &run::FuzzLab, corpus: &std::path::Path) -> Outcome {
             return Ok(Exit::Interrupted);
         }
     }
-    println!("{} passed, {failed} failed", programs.len().saturating_sub(failed));
-    Ok(if failed == 0 { Exit::Passed } else { Exit::Failed })
+    println!(
+        "{} passed, {failed} failed",
+        programs.len().saturating_sub(failed)
+    );
+    Ok(if failed == 0 {
+        Exit::Passed
+    } else {
+        Exit::Failed
+    })
 }
 
 /// `hugeprobe repro`: runs the program of a finding in fresh machines.
@@ -103,5 +109,9 @@ pub fn repro(args: &crate::cli::ReproArgs) -> Outcome {
     let lab = run::lab(&args.as_fuzz(), scratch.path())?;
     let tries = crate::fuzz::triage::confirm(&lab.lab, &record.finding)?;
     println!("{}: shown by {tries} fresh machines", record.finding.title);
-    Ok(if tries.shown > 0 { Exit::Failed } else { Exit::Passed })
+    Ok(if tries.shown > 0 {
+        Exit::Failed
+    } else {
+        Exit::Passed
+    })
 }

@@ -87,7 +87,13 @@ impl Finding {
 pub fn folder_name(title: &str) -> String {
     let safe: String = title
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || c == '_' {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
     let mut name = String::new();
     for part in safe.split('-').filter(|part| !part.is_empty()) {
@@ -121,12 +127,19 @@ mod tests {
 
     #[test]
     fn only_what_the_kernel_did_is_a_finding() {
-        let panic = Fate::Panic { title: "kernel BUG in zap_huge_pmd".into() };
+        let panic = Fate::Panic {
+            title: "kernel BUG in zap_huge_pmd".into(),
+        };
         let finding = Finding::of_fate(&panic, "console", "p0 verify\n".into()).unwrap();
-        assert_eq!((finding.kind, finding.title.as_str()), (Kind::Death, "kernel BUG in zap_huge_pmd"));
+        assert_eq!(
+            (finding.kind, finding.title.as_str()),
+            (Kind::Death, "kernel BUG in zap_huge_pmd")
+        );
         for fate in [
             Fate::Clean,
-            Fate::Lost { detail: "QEMU was killed by SIGKILL".into() },
+            Fate::Lost {
+                detail: "QEMU was killed by SIGKILL".into(),
+            },
             Fate::Interrupted,
         ] {
             assert_eq!(Finding::of_fate(&fate, "", String::new()), None);

@@ -31,7 +31,9 @@ pub fn summary(sample: &Sample, records: &[Record], folder: &Path) -> String {
         text.push_str("\nnothing found\n");
         return text;
     }
-    text.push_str("\n| finding | steps | confirmed | reliable | seen | after |\n|---|---|---|---|---|---|\n");
+    text.push_str(
+        "\n| finding | steps | confirmed | reliable | seen | after |\n|---|---|---|---|---|---|\n",
+    );
     for record in records {
         let finding = &record.finding;
         let tries = |tries: Option<super::store::Tries>| {
@@ -64,7 +66,10 @@ pub fn summary(sample: &Sample, records: &[Record], folder: &Path) -> String {
 }
 
 fn indent(program: &str) -> String {
-    program.lines().map(|line| format!("    {line}\n")).collect()
+    program
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect()
 }
 
 /// The programs in a folder: text files as they are, others as the fuzzer's
@@ -88,8 +93,7 @@ pub fn programs(lab: &Lab, folder: &Path) -> anyhow::Result<Vec<String>> {
 /// The record of a finding's folder.
 pub fn read_finding(folder: &Path) -> anyhow::Result<Record> {
     let file = folder.join("finding.json");
-    let text = fs::read_to_string(&file)
-        .context("name a folder of a campaign's crashes")?;
+    let text = fs::read_to_string(&file).context("name a folder of a campaign's crashes")?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
@@ -133,7 +137,9 @@ mod tests {
             found_after_s: 12,
         };
         let text = summary(&Sample::default(), &[record], Path::new("/f"));
-        assert!(text.contains("| O1 content: wrong after mremap | 1 | 3 of 3 | not tried | 4 | 12 s |"));
+        assert!(
+            text.contains("| O1 content: wrong after mremap | 1 | 3 of 3 | not tried | 4 | 12 s |")
+        );
         assert!(text.contains("    p0 mremap at=0.0\n"));
         assert!(text.contains("repeat: hugeprobe repro /f/crashes/O1-content-wrong-after-mremap"));
         assert!(summary(&Sample::default(), &[], Path::new("/f")).contains("nothing found"));

@@ -108,7 +108,10 @@ mod tests {
             ..Sample::default()
         };
         let line = status_line(&sample, Duration::from_secs(10));
-        assert!(line.starts_with("1:15  30.0 programs/s  100 calls/s (70 % succeed)"), "{line}");
+        assert!(
+            line.starts_with("1:15  30.0 programs/s  100 calls/s (70 % succeed)"),
+            "{line}"
+        );
         assert!(status_line(&Sample::default(), Duration::ZERO).contains("0 PCs"));
     }
 }

@@ -53,8 +53,7 @@ impl Store {
     /// Opens a folder, which is made if need be.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
         for part in ["corpus", "crashes", "scratch"] {
-            fs::create_dir_all(folder.join(part))
-                .context("choose another folder with --output")?;
+            fs::create_dir_all(folder.join(part)).context("choose another folder with --output")?;
         }
         let folder = fs::canonicalize(folder)?;
         Ok(Self { folder })
@@ -225,11 +224,18 @@ mod tests {
     fn only_minimised_deaths_are_avoided() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        store.note(&finding("kernel BUG in a", Kind::Death), 0).unwrap();
-        store.note(&finding("O5 bits: b", Kind::Violation), 0).unwrap();
+        store
+            .note(&finding("kernel BUG in a", Kind::Death), 0)
+            .unwrap();
+        store
+            .note(&finding("O5 bits: b", Kind::Violation), 0)
+            .unwrap();
         let lists = |store: &Store| {
             let (known, avoid) = store.write_lists().unwrap();
-            (fs::read_to_string(known).unwrap(), fs::read_to_string(avoid).unwrap())
+            (
+                fs::read_to_string(known).unwrap(),
+                fs::read_to_string(avoid).unwrap(),
+            )
         };
         assert_eq!(lists(&store), ("O5 bits: b\n".into(), String::new()));
         let mut record = store.records().unwrap().remove(1);
@@ -242,7 +248,10 @@ mod tests {
     fn samples_survive_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
-        let sample = Sample { seconds: 7, ..Sample::default() };
+        let sample = Sample {
+            seconds: 7,
+            ..Sample::default()
+        };
         store.add_sample(&sample).unwrap();
         assert_eq!(Store::open(folder.path()).unwrap().samples(), [sample]);
     }

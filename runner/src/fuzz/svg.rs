@@ -12,12 +12,22 @@ const MARGIN: f64 = 56.0;
 /// Kernel call sites covered against seconds, as an SVG document.
 pub fn coverage(samples: &[Sample]) -> String {
     let last = samples.last().map_or(1, |s| s.seconds).max(1);
-    let most = samples.iter().map(|s| s.counts.pcs).max().unwrap_or(1).max(1);
+    let most = samples
+        .iter()
+        .map(|s| s.counts.pcs)
+        .max()
+        .unwrap_or(1)
+        .max(1);
     let x = |seconds: u64| MARGIN + seconds as f64 / last as f64 * (WIDTH - 2.0 * MARGIN);
     let y = |pcs: u64| HEIGHT - MARGIN - pcs as f64 / most as f64 * (HEIGHT - 2.0 * MARGIN);
     let mut points = String::new();
     for sample in samples {
-        let _ = write!(points, "{:.1},{:.1} ", x(sample.seconds), y(sample.counts.pcs));
+        let _ = write!(
+            points,
+            "{:.1},{:.1} ",
+            x(sample.seconds),
+            y(sample.counts.pcs)
+        );
     }
     let (left, right, top, bottom) = (MARGIN, WIDTH - MARGIN, MARGIN, HEIGHT - MARGIN);
     format!(
@@ -49,11 +59,17 @@ mod tests {
     fn curve_stays_inside_the_axes() {
         let sample = |seconds, pcs| Sample {
             seconds,
-            counts: Counts { pcs, ..Counts::default() },
+            counts: Counts {
+                pcs,
+                ..Counts::default()
+            },
             ..Sample::default()
         };
         let svg = coverage(&[sample(0, 0), sample(60, 4000), sample(120, 8000)]);
-        assert!(svg.contains(r#"points="56.0,264.0 360.0,160.0 664.0,56.0""#), "{svg}");
+        assert!(
+            svg.contains(r#"points="56.0,264.0 360.0,160.0 664.0,56.0""#),
+            "{svg}"
+        );
         assert!(svg.contains("8000 after 120 s"));
         assert!(coverage(&[]).contains("</svg>"));
     }

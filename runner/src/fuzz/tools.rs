@@ -2,6 +2,7 @@
 //! The guest's fuzzing programs, and what they do on the host: turn programs
 //! into other forms.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -25,7 +26,7 @@ impl Tools {
     /// The `index`-th simpler variant of a program, if there are as many.
     pub fn variant(&self, file: &Path, index: usize) -> anyhow::Result<Option<String>> {
         let index = index.to_string();
-        let output = self.output("reduce", &[file.as_os_str(), index.as_ref()])?;
+        let output = self.output("reduce", &[file.as_os_str(), OsStr::new(&index)])?;
         match output.status.code() {
             Some(0) => Ok(Some(String::from_utf8(output.stdout)?)),
             Some(NO_SUCH_VARIANT) => Ok(None),
@@ -36,7 +37,7 @@ impl Tools {
     /// What `hugeprobe-exec VERB FILE [NAME]` prints.
     pub fn convert(&self, verb: &str, file: &Path, name: Option<&str>) -> anyhow::Result<Vec<u8>> {
         let mut arguments = vec![file.as_os_str()];
-        arguments.extend(name.map(AsRef::as_ref));
+        arguments.extend(name.map(OsStr::new));
         let output = self.output(verb, &arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -45,11 +46,7 @@ impl Tools {
         Ok(output.stdout)
     }
 
-    fn output(
-        &self,
-        verb: &str,
-        arguments: &[&std::ffi::OsStr],
-    ) -> anyhow::Result<std::process::Output> {
+    fn output(&self, verb: &str, arguments: &[&OsStr]) -> anyhow::Result<std::process::Output> {
         Command::new(&self.exec)
             .arg(verb)
             .args(arguments)

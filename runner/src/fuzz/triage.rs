@@ -40,11 +40,17 @@ pub fn triage(
     record.confirmed = Some(confirmed);
     store.write_record(record)?;
     if confirmed.shown > 0 {
-        say(&format!("{title}: shown by {confirmed} machines; minimising"));
+        say(&format!(
+            "{title}: shown by {confirmed} machines; minimising"
+        ));
         let mut judge = SameFinding {
             lab,
             wanted: &record.finding,
-            repeat: if confirmed.shown == confirmed.of { 1 } else { RUNS },
+            repeat: if confirmed.shown == confirmed.of {
+                1
+            } else {
+                RUNS
+            },
         };
         let deadline = Instant::now() + MINIMISE_LIMIT;
         let small = minimise::minimise(&record.finding.program, &mut judge, deadline)?;
@@ -124,7 +130,10 @@ fn write_files(store: &Store, lab: &Lab, record: &Record) -> anyhow::Result<()> 
             Ok(text) => fs::write(folder.join(file), text)?,
             // Not every operation has a form in every language; the program
             // itself is always there.
-            Err(error) => fs::write(folder.join(format!("{file}.missing")), format!("{error:#}\n"))?,
+            Err(error) => fs::write(
+                folder.join(format!("{file}.missing")),
+                format!("{error:#}\n"),
+            )?,
         }
     }
     Ok(())

@@ -107,7 +107,10 @@ fn tools(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
         if !program.is_file() {
             return Err(Failure::new(
                 Exit::Infrastructure,
-                format!("no {}; build in a checkout, or `make install`", program.display()),
+                format!(
+                    "no {}; build in a checkout, or `make install`",
+                    program.display()
+                ),
             ));
         }
     }
