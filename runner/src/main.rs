@@ -55,7 +55,6 @@ fn dispatch(command: Command) -> Outcome {
         Command::List(args) => commands::list::run(&args),
         Command::Run(args) | Command::Bisect(args) => commands::run::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
-        Command::Run(args) => commands::run::run(&args),
         Command::Fuzz(args) => commands::fuzz::run(&args),
         Command::Repro(args) => commands::fuzz::repro(&args),
         Command::Report(args) => commands::report::run(&args),

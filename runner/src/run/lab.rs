@@ -100,7 +100,7 @@ fn tools(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
     };
     let tools = Tools {
         exec: folder.join("hugeprobe-exec"),
-        fuzzer: folder.join(format!("fuzz_{}", target.name())),
+        fuzzer: folder.join(format!("fuzz-{}", target.name())),
         seeds: layout.data().join("fuzz/seeds").join(target.name()),
     };
     for program in [&tools.exec, &tools.fuzzer] {
@@ -123,7 +123,15 @@ fn build(checkout: &Path) -> Result<PathBuf, Failure> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let status = Command::new(&cargo)
         .current_dir(checkout)
-        .args(["build", "--quiet", "--package", PACKAGE, "--bins"])
+        .args([
+            "build",
+            "--quiet",
+            "--package",
+            PACKAGE,
+            "--features",
+            "libfuzzer",
+            "--bins",
+        ])
         .stdin(Stdio::null())
         .status()?;
     if !status.success() {
