@@ -4,14 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{guest, interrupt, kernel_failure, origin};
-use crate::cli::{FuzzArgs, FuzzTarget, Profile, RunArgs, SelectArgs};
+use super::{guest, interrupt};
+use crate::cli::{FuzzArgs, FuzzTarget, KernelArgs, Profile, RunArgs, SelectArgs};
+use crate::commands::kernel::requests;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::fuzz::lab::Lab;
 use crate::fuzz::tools::Tools;
 use crate::kernel::cache::Cache;
 use crate::kernel::progress::Ui;
-use crate::kernel::{self, Kernel, Request, virtme};
+use crate::kernel::{self, Kernel, KernelError, tools, virtme};
 use crate::programs::{self, AllNeeds, Layout};
 
 /// Package of the fuzzing programs.
@@ -33,7 +34,7 @@ pub struct FuzzLab {
 pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
     let ui = Ui::stderr(args.verbose);
     let layout = Layout::detect()?;
-    let tools = tools(&layout, args.target)?;
+    let programs_of_guest = fuzzers(&layout, args.target)?;
     let programs = programs::find(&layout)?;
     // The fuzzers need of a guest what the test targets of the same name need.
     let needing: Vec<String> = args
@@ -58,14 +59,20 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
         output: None,
         verbose: args.verbose,
     };
-    let cache = Cache::open()?;
-    let request = Request {
-        origin: origin(&args.kernel),
-        profile: profile(args).name().to_owned(),
-        jobs: args.kernel.jobs,
+    let wanted = KernelArgs {
+        profile: profile(args),
+        ..args.kernel.clone()
     };
-    let kernel = kernel::prepare(&cache, &request, &ui).map_err(kernel_failure)?;
-    let vng = virtme::find_or_install(&cache, &ui).map_err(kernel_failure)?;
+    let [request] = &requests(&wanted)[..] else {
+        return Err(Failure::new(
+            Exit::Usage,
+            "fuzzing takes one kernel; give one version",
+        ));
+    };
+    let cache = Cache::open().map_err(KernelError::into_failure)?;
+    let kernel = kernel::prepare(&cache, request, &ui).map_err(KernelError::into_failure)?;
+    tools::require_guest_tools(&ui).map_err(KernelError::into_failure)?;
+    let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let guest = guest::Builder {
         args: &run_args,
         layout: &layout,
@@ -78,7 +85,7 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
     let lab = Lab {
         machine: guest.machine,
         setup: guest.setup,
-        tools,
+        tools: programs_of_guest,
         scratch: scratch.to_owned(),
         interrupted: interrupt::flag()?,
     };
@@ -93,7 +100,7 @@ fn profile(args: &FuzzArgs) -> Profile {
     }
 }
 
-fn tools(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
+fn fuzzers(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
     let folder = match layout {
         Layout::Checkout(checkout) => build(checkout)?,
         Layout::Installed(folder) => folder.join("fuzz"),
