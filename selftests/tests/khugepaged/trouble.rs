@@ -173,39 +173,51 @@ fn control_group_at_its_limit_is_ebusy() {
     });
 }
 
+/// Says which controllers the groups below the root have.
+const CONTROLLERS: &str = "/sys/fs/cgroup/cgroup.subtree_control";
+
 /// A control group of our own; removed at the end.
-struct Group(PathBuf);
+struct Group {
+    path: PathBuf,
+    /// The controller was switched on for us.
+    switched: bool,
+}
 
 impl Group {
     fn new() -> io::Result<Self> {
-        let root = Path::new("/sys/fs/cgroup");
-        let controllers = fs::read_to_string(root.join("cgroup.subtree_control"))?;
-        if !controllers.split_whitespace().any(|name| name == "memory") {
-            fs::write(root.join("cgroup.subtree_control"), "+memory")?;
+        let controllers = fs::read_to_string(CONTROLLERS)?;
+        let switched = !controllers.split_whitespace().any(|name| name == "memory");
+        if switched {
+            fs::write(CONTROLLERS, "+memory")?;
         }
-        let group = Group(root.join(format!("hugeprobe-{}", std::process::id())));
-        fs::create_dir(&group.0)?;
-        fs::metadata(group.0.join("memory.max"))?;
+        let path = PathBuf::from(format!("/sys/fs/cgroup/hugeprobe-{}", std::process::id()));
+        let group = Group { path, switched };
+        fs::create_dir(&group.path)?;
+        fs::metadata(group.path.join("memory.max"))?;
         Ok(group)
     }
 
     #[track_caller]
     fn write(&self, file: &str, value: &str) {
-        let path = self.0.join(file);
+        let path = self.path.join(file);
         fs::write(&path, value).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     }
 
     #[track_caller]
     fn read(&self, file: &str) -> u64 {
-        let text = fs::read_to_string(self.0.join(file)).expect("the group shows its memory");
+        let text = fs::read_to_string(self.path.join(file)).expect("the group shows its memory");
         text.trim().parse().expect("a number of bytes")
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
+        let off = || match self.switched {
+            true => fs::write(CONTROLLERS, "-memory"),
+            false => Ok(()),
+        };
+        if let Err(error) = fs::remove_dir(&self.path).and_then(|()| off()) {
+            eprintln!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
