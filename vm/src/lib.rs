@@ -11,6 +11,7 @@
 pub mod event;
 pub mod fate;
 pub mod guest;
+mod initramfs;
 pub mod machine;
 pub mod plan;
 mod qemu;

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Fate, Splat};
 use crate::fate::{self, Evidence};
+use crate::initramfs::{self, InitramfsError};
 use crate::plan::{Plan, Share};
 use crate::qemu::QemuCommand;
 use crate::vng::{self, VngError};
@@ -57,6 +58,17 @@ pub struct SharedMemory {
     pub size_mib: u64,
 }
 
+/// Words for every guest's kernel, before the caller's: the console shows
+/// notices (our marks) and worse, as each character costs two port accesses;
+/// stalls of a busy host are no stalls of the kernel; KASAN reports more than
+/// its first finding; the log holds a flood of reports.
+const KERNEL_WORDS: [&str; 4] = [
+    "loglevel=6",
+    "rcupdate.rcu_cpu_stall_timeout=60",
+    "kasan_multi_shot",
+    "log_buf_len=4M",
+];
+
 /// What a machine consists of and how patient we are with it.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -74,6 +86,9 @@ pub struct MachineConfig {
     pub memory_mib: u64,
     /// NUMA nodes that share CPUs and memory evenly, at least 1.
     pub numa_nodes: u32,
+    /// The kernel's `lib/modules/RELEASE` with `modules.dep`, when it has 9p or
+    /// virtio as modules: the guest then begins in an initramfs.
+    pub modules_dir: Option<PathBuf>,
     /// Further words for the kernel's command line.
     pub append: Vec<String>,
     /// Further QEMU options, for instance drives.
@@ -99,6 +114,7 @@ impl MachineConfig {
             cpus: 2,
             memory_mib: 6144,
             numa_nodes: 2,
+            modules_dir: None,
             append: Vec::new(),
             qemu_args: Vec::new(),
             shared_memory: None,
@@ -114,6 +130,9 @@ pub enum StartError {
     /// No QEMU command.
     #[error(transparent)]
     Vng(#[from] VngError),
+    /// No initramfs.
+    #[error(transparent)]
+    Initramfs(#[from] InitramfsError),
     /// A file of ours cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -187,6 +206,7 @@ impl Machine {
         let mut command = vng::qemu_command(config)?;
         let (channel, guest_channel) = pair()?;
         let (console, guest_console) = pair()?;
+        command.add(["-nodefaults"]);
         add_serial(&mut command, "console", &guest_console);
         add_serial(&mut command, "events", &guest_channel);
         add_shares(&mut command, &plan.setup.shares);
@@ -200,7 +220,13 @@ impl Machine {
             *machine = machine.replace("kvm:tcg", "kvm");
         }
         set_topology(&mut command, config);
+        if let Some(modules) = &config.modules_dir {
+            let path = folder.join("initramfs.cpio");
+            initramfs::write(&path, &config.guest_program, modules)?;
+            command.add(["-initrd".to_owned(), path.display().to_string()]);
+        }
         command.add(config.qemu_args.iter().cloned());
+        command.add_kernel_words(KERNEL_WORDS);
         command.add_kernel_words(config.append.iter().cloned());
         command.add_kernel_words([
             kernel_word("init", &config.guest_program),

@@ -5,6 +5,7 @@
 mod support;
 
 use hugeprobe_vm::event::Fate;
+use hugeprobe_vm::machine::SharedMemory;
 
 #[test]
 fn command_runs_in_a_prepared_guest() {
@@ -31,4 +32,51 @@ fn command_runs_in_a_prepared_guest() {
             "no line starts with `{start}` in {output:#?}"
         );
     }
+}
+
+#[test]
+fn guest_reaches_its_root_from_an_initramfs() {
+    let Some(kernel) = support::kernel() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    // A kernel that has everything built in lists no module.
+    std::fs::write(folder.path().join("modules.dep"), "").expect("written");
+    let mut machine = support::machine(kernel);
+    machine.memory_mib = 1024;
+    machine.modules_dir = Some(folder.path().to_owned());
+    let config = support::session(machine, folder.path());
+    let (events, summary) = support::run(&support::shell("cat /proc/mounts"), &config);
+    assert_eq!(summary.fate, Fate::Clean);
+    let output = support::output(&events);
+    assert!(
+        output
+            .iter()
+            .any(|line| line.starts_with("/dev/root / 9p ro")),
+        "{output:#?}"
+    );
+}
+
+#[test]
+fn memory_is_shared_with_the_host() {
+    let Some(kernel) = support::kernel() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let memory = SharedMemory {
+        path: folder.path().join("shared"),
+        size_mib: 1,
+    };
+    let mut machine = support::machine(kernel);
+    machine.memory_mib = 1024;
+    machine.shared_memory = Some(memory.clone());
+    let config = support::session(machine, folder.path());
+    let plan = support::shell(
+        "for d in /sys/bus/pci/devices/*; do grep -q 0x1110 $d/device && echo size \
+         $(stat -c %s $d/resource2); done",
+    );
+    let (events, _) = support::run(&plan, &config);
+    assert!(support::output(&events).contains(&"size 1048576"));
+    let size = std::fs::metadata(&memory.path).expect("it is there").len();
+    assert_eq!(size, 1 << 20);
 }

@@ -4,6 +4,7 @@
 
 mod channel;
 mod exec;
+mod initramfs;
 mod kmsg;
 mod lines;
 mod log;
@@ -59,6 +60,7 @@ pub fn main() -> ! {
 }
 
 fn work() -> Result<(), String> {
+    initramfs::leave()?;
     setup::mount_basics()?;
     let mut guest = Guest {
         channel: Channel::open()?,

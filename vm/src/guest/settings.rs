@@ -140,6 +140,8 @@ fn collect(folder: &Path, settings: &mut Vec<Setting>) {
     for entry in entries.flatten() {
         let path = entry.path();
         match entry.file_type() {
+            // Statistics are many, and none can be set.
+            Ok(kind) if kind.is_dir() && entry.file_name() == "stats" => {}
             Ok(kind) if kind.is_dir() => collect(&path, settings),
             Ok(kind) if kind.is_file() => settings.extend(Setting::open(&path)),
             _ => {}
