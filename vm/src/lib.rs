@@ -14,6 +14,7 @@ pub mod guest;
 mod initramfs;
 pub mod machine;
 pub mod plan;
+pub mod probe;
 mod qemu;
 pub mod session;
 pub mod splat;
