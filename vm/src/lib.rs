@@ -8,6 +8,7 @@
 //!
 //! Nothing in this crate knows a report format.
 
+mod config;
 pub mod event;
 pub mod fate;
 pub mod guest;

@@ -19,44 +19,14 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
+pub use crate::config::{Accel, MachineConfig, SharedMemory};
 use crate::event::{Event, Fate, Splat};
 use crate::fate::{self, Evidence};
 use crate::initramfs::{self, InitramfsError};
 use crate::plan::{Plan, Share};
 use crate::qemu::QemuCommand;
 use crate::vng::{self, VngError};
-
-/// Who executes the guest's instructions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Accel {
-    /// The processor. Only after [`crate::probe`] has seen it work.
-    Kvm,
-    /// QEMU's emulation; works everywhere, about ten times slower.
-    Tcg,
-}
-
-impl Accel {
-    /// QEMU's name for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}
-
-/// Memory that host and guest share: a PCI device (`ivshmem-plain`) whose
-/// BAR 2 is a file of the host. [`crate::guest::shared_memory`] finds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SharedMemory {
-    /// The file; created or resized to `size_mib`.
-    pub path: PathBuf,
-    /// Size in MiB, a power of two.
-    pub size_mib: u64,
-}
 
 /// Words for every guest's kernel, before the caller's: the console shows
 /// notices (our marks) and worse, as each character costs two port accesses;
@@ -68,61 +38,6 @@ const KERNEL_WORDS: [&str; 4] = [
     "kasan_multi_shot",
     "log_buf_len=4M",
 ];
-
-/// What a machine consists of and how patient we are with it.
-#[derive(Clone, Debug)]
-pub struct MachineConfig {
-    /// The `vng` program.
-    pub vng: PathBuf,
-    /// The kernel image to boot.
-    pub kernel: PathBuf,
-    /// The `hugeprobe-guest` program, static, readable through the guest's root.
-    pub guest_program: PathBuf,
-    /// Who executes.
-    pub accel: Accel,
-    /// Number of virtual CPUs, at least 1.
-    pub cpus: u32,
-    /// Memory in MiB.
-    pub memory_mib: u64,
-    /// NUMA nodes that share CPUs and memory evenly, at least 1.
-    pub numa_nodes: u32,
-    /// The kernel's `lib/modules/RELEASE` with `modules.dep`, when it has 9p or
-    /// virtio as modules: the guest then begins in an initramfs.
-    pub modules_dir: Option<PathBuf>,
-    /// Further words for the kernel's command line.
-    pub append: Vec<String>,
-    /// Further QEMU options, for instance drives.
-    pub qemu_args: Vec<String>,
-    /// Memory to share with the guest.
-    pub shared_memory: Option<SharedMemory>,
-    /// From start to [`Event::GuestReady`].
-    pub boot_limit: Duration,
-    /// Longest time without any event once the guest is ready; it sends a
-    /// heartbeat each second. Longer than the kernel's own lockup detectors
-    /// need, so that they can tell why.
-    pub silence_limit: Duration,
-}
-
-impl MachineConfig {
-    /// A machine with the defaults: 2 CPUs, 6 GiB in two NUMA nodes, emulated.
-    pub fn new(vng: PathBuf, kernel: PathBuf, guest_program: PathBuf) -> Self {
-        Self {
-            vng,
-            kernel,
-            guest_program,
-            accel: Accel::Tcg,
-            cpus: 2,
-            memory_mib: 6144,
-            numa_nodes: 2,
-            modules_dir: None,
-            append: Vec::new(),
-            qemu_args: Vec::new(),
-            shared_memory: None,
-            boot_limit: Duration::from_secs(120),
-            silence_limit: Duration::from_secs(90),
-        }
-    }
-}
 
 /// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]

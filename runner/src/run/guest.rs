@@ -69,6 +69,7 @@ impl Builder<'_> {
             AccelArg::Kvm => Accel::Kvm,
             AccelArg::Tcg | AccelArg::Auto => Accel::Tcg,
         };
+        machine.modules_dir.clone_from(&self.kernel.modules_dir);
         machine.cpus = self.args.guest.cpus;
         machine.memory_mib = memory_mib;
         let mut setup = Setup {
