@@ -101,17 +101,6 @@ fn huge_page_splits_to_one_order(order: u8) {
     FIRST.next().check_all(&region);
 }
 
-/// Anonymous folios of two pages do not exist, so nothing is split into them.
-#[test]
-fn huge_page_does_not_split_to_order_1() {
-    enter!();
-    let _quiet = settings::quiet();
-    let region = stamped();
-    split(&region, &region.all(), 1, None);
-    thp::assert_huge(&region, 0..1);
-    FIRST.check_all(&region);
-}
-
 /// Split around one page, a huge page leaves the largest folios that do not hold it.
 #[test_case(0, 0; "first_page")]
 #[test_case(100, 0; "page_100")]
