@@ -13,6 +13,7 @@ mod dotconfig;
 mod error;
 mod expr;
 mod image;
+mod initramfs;
 mod kconfig;
 mod prebuilt;
 pub mod process;
@@ -73,6 +74,8 @@ pub struct Kernel {
     pub config: Option<PathBuf>,
     /// `lib/modules/RELEASE`, when it has modules that a boot needs.
     pub modules_dir: Option<PathBuf>,
+    /// Loads what the kernel has as modules and needs for its root file system.
+    pub initramfs: Option<PathBuf>,
     /// Build folder that out-of-tree modules can be built against.
     pub build_dir: Option<PathBuf>,
     /// The source tree, when it is at hand.
@@ -201,6 +204,7 @@ fn given(cache: &Cache, path: &Path, profile: &Profile) -> Result<Kernel, Kernel
 }
 
 fn debian(cache: &Cache, profile: &Profile, ui: &Ui) -> Result<Kernel, KernelError> {
+    tools::require_guest_tools(ui)?;
     let prebuilt = prebuilt::fetch(cache, ui)?;
     let kernel = given(cache, &prebuilt.bzimage, profile)?;
     let identity = Identity {
@@ -209,6 +213,7 @@ fn debian(cache: &Cache, profile: &Profile, ui: &Ui) -> Result<Kernel, KernelErr
     };
     Ok(Kernel {
         modules_dir: Some(prebuilt.modules_dir),
+        initramfs: Some(prebuilt.initramfs),
         identity,
         ..kernel
     })
@@ -221,6 +226,7 @@ fn plain(image: image::Image, identity: Identity, profile: &Profile) -> Kernel {
         vmlinux: None,
         config: None,
         modules_dir: None,
+        initramfs: None,
         build_dir: None,
         source: None,
         release: image.release,
