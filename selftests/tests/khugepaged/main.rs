@@ -16,6 +16,7 @@ mod bits;
 mod eligible;
 mod files;
 mod madvise;
+mod mapped;
 mod mirror;
 mod mthp;
 mod pmd;
