@@ -55,7 +55,8 @@ pub struct Share {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Job {
-    /// Run tests one after another, each in a process of its own.
+    /// Run tests one after another, each in a process of its own. No two have
+    /// the same id.
     Tests(Vec<PlannedTest>),
     /// Run one command to its end.
     Exec(Command),
