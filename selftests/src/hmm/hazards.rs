@@ -112,7 +112,7 @@ enum Need {
 }
 
 fn needs(device: &Dmirror, span: Span) -> Vec<Need> {
-    let aligned = span.addr % PMD == 0;
+    let aligned = span.addr.is_multiple_of(PMD);
     let states = device.snapshot(span);
     let need = |window: &[PageState]| {
         let all = |test: fn(&PageState) -> bool| window.iter().all(test);
