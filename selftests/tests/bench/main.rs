@@ -3,6 +3,9 @@
 //! and checks what it measured. No time decides a result. Hidden: runs only
 //! when it is named.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic; helpers are part of it")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic; helpers are part of it"
+)]
 
 mod hmm;

@@ -7,7 +7,10 @@
 //! Every test starts with a [`scene::Baseline`], which sets up transparent huge
 //! pages and, at the end of the test, checks that all counters are back.
 
-#![expect(clippy::unwrap_used, reason = "a test may panic; helpers are part of it")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test may panic; helpers are part of it"
+)]
 
 mod access;
 mod aging;
