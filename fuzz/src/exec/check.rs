@@ -58,7 +58,7 @@ impl Process<'_> {
             self.probe(slot * SLOT_PAGES)?;
             self.probe(slot * SLOT_PAGES + SLOT_PAGES - 1)?;
         }
-        Ok(())
+        self.check_pin()
     }
 
     /// Opens the page map of this process, once.
@@ -165,6 +165,7 @@ impl Process<'_> {
             let entries = self.entries(slot)?;
             self.check_slot(slot, &entries)?;
         }
+        self.check_pin()?;
         self.check_accounts()?;
         self.load_everything()
     }

@@ -11,6 +11,7 @@ mod baseline;
 mod board;
 mod check;
 pub mod cover;
+mod hold;
 mod huge;
 mod klog;
 mod mirror;

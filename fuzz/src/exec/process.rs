@@ -9,13 +9,14 @@ use selftests::guard::{self, Fault, Signal};
 
 use super::board::{Board, STOP};
 use super::check;
+use super::hold::{self, Pin};
 use super::mirror::Mirrors;
 use super::sys;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
 use crate::kcov::Kcov;
 use crate::model::page::{WORDS, describe, word};
-use crate::model::{Effect, Facts};
+use crate::model::{Effect, Facts, Model};
 use crate::program::{Access, Addr, Advice, Clear, Len, Op, PAGES, Proc, Pulse, Step, Track};
 use crate::text;
 
@@ -40,6 +41,9 @@ pub struct Process<'a> {
     pub(super) pagemap: Option<std::fs::File>,
     tracker: Option<Tracker>,
     pub(super) mirrors: Mirrors,
+    pub(super) pin: Option<Pin>,
+    /// Which allocation of the next operation fails.
+    pub(super) inject: Option<u8>,
 }
 
 /// Facts by asking the kernel.
@@ -70,6 +74,8 @@ pub fn run(setup: &Setup, me: usize) -> ! {
         pagemap: None,
         tracker: None,
         mirrors: Mirrors::default(),
+        pin: None,
+        inject: None,
     };
     process.attach();
     process.turns();
@@ -123,7 +129,15 @@ impl Process<'_> {
         if let Some(kcov) = self.setup.kcov.get(self.me) {
             kcov.reset();
         }
-        let result = self.perform(step).map_err(broken)?;
+        let armed = if Model::injectable(&step.op) {
+            self.arm()
+        } else {
+            None
+        };
+        self.inject = None;
+        let result = self.perform(step);
+        hold::disarm(armed);
+        let result = result.map_err(broken)?;
         self.collect();
         let stats = self.board().stats();
         stats.calls += 1;
@@ -229,6 +243,14 @@ impl Process<'_> {
                 at,
                 len,
             } => self.device(mirror, what, at, len)?,
+            Op::Pin { at, len } => self.pin(at, len),
+            Op::Unpin {} => self.unpin(),
+            Op::Place { at, len, node } => hold::place(at, len, node),
+            Op::ScanProtect { at, len } => self.scan_protect(at, len),
+            Op::Fail { nth } => {
+                self.inject = Some(nth.0);
+                0
+            }
             Op::System { pulse } => self.pulse(pulse),
             Op::Remote {
                 peer,
@@ -246,6 +268,7 @@ impl Process<'_> {
                 // all processes share their descriptors, so those of the parent stay open
                 std::mem::forget(self.pagemap.take());
                 std::mem::forget(self.tracker.take());
+                std::mem::forget(self.pin.take());
                 self.mirrors.disown();
                 self.board().set_pid(self.me, std::process::id() as i32);
                 self.attach();

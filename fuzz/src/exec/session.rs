@@ -159,6 +159,14 @@ fn prepare_guest() {
         (format!("{thp}/khugepaged/alloc_sleep_millisecs"), "3600000"),
         ("/proc/sys/kernel/print-fatal-signals".into(), "0"),
         ("/proc/sys/vm/overcommit_memory".into(), "1"),
+        (
+            "/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait".into(),
+            "N",
+        ),
+        ("/sys/kernel/debug/fail_page_alloc/min-order".into(), "0"),
+        ("/sys/kernel/debug/fail_page_alloc/verbose".into(), "0"),
+        ("/sys/kernel/debug/failslab/ignore-gfp-wait".into(), "N"),
+        ("/sys/kernel/debug/failslab/verbose".into(), "0"),
     ] {
         let _ = std::fs::write(path, value);
     }

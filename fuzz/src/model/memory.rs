@@ -301,6 +301,7 @@ impl Model {
     fn move_page(&mut self, who: usize, from: usize, to: usize, how: Move) {
         let process = &mut self.processes[who];
         process.pages[to] = process.pages[from];
+        process.pages[to].flags.clear(Flags::PINNED);
         let source = &mut process.pages[from];
         if how == Move::Dontunmap {
             if source.flags.has(Flags::LOCKED) {

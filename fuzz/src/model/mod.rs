@@ -8,6 +8,7 @@
 
 mod advice;
 mod device;
+mod hold;
 pub mod huge;
 mod memory;
 pub mod page;
@@ -25,6 +26,9 @@ use crate::program::{Clear, Op, PAGES, PROCESSES, SLOT_PAGES, SLOTS, Step};
 pub const OBJECTS: usize = 16;
 /// Pages of the stamped file; an access behind its end is a SIGBUS.
 pub const FILE_PAGES: usize = 1024;
+
+/// Pages that one pin holds at most.
+pub const MAX_PINNED: usize = 64;
 
 /// What a load or store must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +95,8 @@ pub struct Process {
     uffd: u8,
     /// How much is locked is not determined.
     lock_unsure: bool,
+    /// An allocation of the next operation is made to fail, if it has that many.
+    injecting: bool,
 }
 
 /// The model. All zeros is a valid value: no process lives.
@@ -306,6 +312,13 @@ impl Model {
     }
 
     fn change(&mut self, who: usize, op: &Op, got: i32, facts: &dyn Facts) -> (Wanted, Touched) {
+        let injecting = std::mem::take(&mut self.processes[who].injecting);
+        if injecting
+            && got != 0
+            && let Some(touched) = self.settle_injected(who, op, facts)
+        {
+            return (Wanted::OrAny(&[libc::ENOMEM, libc::EAGAIN]), touched);
+        }
         match *op {
             Op::Mmap {
                 at,
@@ -334,6 +347,14 @@ impl Model {
             Op::UffdProtect { at, len } => self.uffd_protect(who, at, len, true),
             Op::UffdUnprotect { at, len } => self.uffd_protect(who, at, len, false),
             Op::Device { what, at, len, .. } => self.device(who, at, len, what),
+            Op::Pin { at, len } => self.pin(who, at, len, got),
+            Op::Unpin {} => self.unpin(who),
+            Op::Place { at, len, .. } => self.place(at, len),
+            Op::ScanProtect { at, len } => self.scan_protect(who, at, len, got),
+            Op::Fail { .. } => {
+                self.processes[who].injecting = true;
+                (Wanted::Exactly(0), Touched::default())
+            }
             Op::System { .. } | Op::Verify {} => (
                 Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL, libc::ENOENT]),
                 Touched::ALL,

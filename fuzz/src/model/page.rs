@@ -46,6 +46,9 @@ impl Flags {
     /// A guard marker: no access at all.
     pub const GUARD: Self = Self(1 << 20);
 
+    /// Held by the process's pin.
+    pub const PINNED: Self = Self(1 << 21);
+
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
 
@@ -98,7 +101,8 @@ impl Page {
         } else {
             0
         };
-        self.flags.clear(Flags::LAZY.with(Flags::DIRTY));
+        self.flags
+            .clear(Flags::LAZY.with(Flags::DIRTY).with(Flags::PINNED));
         if self.flags.any(Flags::SHARED.with(Flags::FILE)) {
             self.unsettle_protection();
         } else {

@@ -11,6 +11,7 @@ impl Process {
         self.alive = false;
         self.uffd = 0;
         self.lock_unsure = false;
+        self.injecting = false;
     }
 }
 
@@ -51,6 +52,7 @@ fn inherited(parent: &Page) -> Page {
     }
     page.flags.clear(
         Flags::LOCKED
+            .with(Flags::PINNED)
             .with(Flags::TRACKED)
             .with(Flags::PROTECTED)
             .with(Flags::PROTECTED_UNSURE),

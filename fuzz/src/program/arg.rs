@@ -171,6 +171,29 @@ impl Arg for Proc {
     }
 }
 
+/// Which allocation fails, counted from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nth(pub u8);
+
+impl Arg for Nth {
+    fn write(&self, out: &mut String) {
+        let _ = write!(out, "{}", self.0);
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().filter(|nth| *nth > 0).map(Self)
+    }
+
+    fn draw(u: &mut Unstructured<'_>, _: &Context<'_>) -> Result<Self> {
+        Ok(Self(u.int_in_range(1..=12)?))
+    }
+
+    fn redraw(&mut self, u: &mut Unstructured<'_>, _: &Context<'_>) -> Result<()> {
+        self.0 = u.int_in_range(1..=40)?;
+        Ok(())
+    }
+}
+
 /// Arguments that take one of a few named values.
 macro_rules! choices {
     ($($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident $text:literal $weight:literal),* $(,)? })*) => {$(
@@ -314,6 +337,17 @@ choices! {
         A "a" 4,
         /// First file of the second device-private device.
         B "b" 2,
+    }
+    /// Where pages go, and how.
+    Node {
+        /// Node 0, by `move_pages`.
+        Move0 "move-0" 2,
+        /// Node 1, by `move_pages`.
+        Move1 "move-1" 3,
+        /// Only node 0, by `mbind`.
+        Bind0 "bind-0" 1,
+        /// Rather node 1, by `mbind`.
+        Bind1 "bind-1" 2,
     }
     /// Commands of a mirror device (lib/test_hmm.c).
     Device {

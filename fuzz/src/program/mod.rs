@@ -7,8 +7,8 @@ mod arg;
 mod op;
 
 pub use arg::{
-    Access, Addr, Advice, Arg, Backing, Clear, Context, Device, Len, Mirror, Move, Proc, Prot,
-    Pulse, Track,
+    Access, Addr, Advice, Arg, Backing, Clear, Context, Device, Len, Mirror, Move, Node, Nth, Proc,
+    Prot, Pulse, Track,
 };
 pub use op::Op;
 

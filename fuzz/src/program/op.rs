@@ -127,6 +127,16 @@ ops! {
     System "system" { pulse: Pulse }
     /// `process_vm_readv` or `process_vm_writev` of another process's pages.
     Remote "remote" { peer: Proc, at: Addr, len: Len, access: Access }
+    /// A longterm pin for writing of up to 64 pages (gup_test), instead of the one before.
+    Pin "pin" { at: Addr, len: Len }
+    /// Gives the pin up.
+    Unpin "unpin" { }
+    /// Moves the pages to a NUMA node.
+    Place "place" { at: Addr, len: Len, node: Node }
+    /// PAGEMAP_SCAN that protects every page (PM_SCAN_WP_MATCHING).
+    ScanProtect "scan-protect" { at: Addr, len: Len }
+    /// Makes an allocation of the next operation of the process fail (fail-nth).
+    Fail "fail" { nth: Nth }
     /// A command of a mirror device over the range.
     Device "device" { mirror: Mirror, what: Device, at: Addr, len: Len }
 }
@@ -149,10 +159,15 @@ impl Op {
             | Self::UffdUnregister { at, len }
             | Self::UffdProtect { at, len }
             | Self::UffdUnprotect { at, len }
+            | Self::Pin { at, len }
+            | Self::Place { at, len, .. }
+            | Self::ScanProtect { at, len }
             | Self::Device { at, len, .. }
             | Self::Remote { at, len, .. } => Some((at, len)),
             Self::Fork { .. }
             | Self::Exit {}
+            | Self::Unpin {}
+            | Self::Fail { .. }
             | Self::ClearRefs { .. }
             | Self::Verify {}
             | Self::System { .. } => None,

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Longterm pins through the kernel's gup_test, placement on NUMA nodes,
+//! PAGEMAP_SCAN with write protection, and injected allocation failures.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+
+use super::check::Broken;
+use super::process::{Process, wrong_content};
+use super::sys;
+use crate::model::MAX_PINNED;
+use crate::model::page::{Flags, WORDS, word};
+use crate::program::{Addr, Len, Node, PAGE, PAGES};
+
+const PIN_START: u64 = 0x4018_6707;
+const PIN_STOP: u64 = 0x6708;
+const PIN_READ: u64 = 0x4008_6709;
+const PIN_WRITE: u64 = 1;
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+const SCAN_WP: u64 = 1 << 0;
+const SCAN_CHECK_ASYNC: u64 = 1 << 1;
+
+/// A pin and the pages that it holds.
+pub struct Pin {
+    file: File,
+    first: usize,
+    pages: usize,
+}
+
+impl Process<'_> {
+    /// Pins a range, instead of what was pinned before.
+    pub(super) fn pin(&mut self, at: Addr, len: Len) -> i32 {
+        self.unpin();
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/sys/kernel/debug/gup_test");
+        let Ok(file) = file else { return libc::ENODEV };
+        let pages = len.pages().min(MAX_PINNED).min(PAGES - at.page());
+        let mut argument = [
+            sys::address(at.page()) as u64,
+            (pages * PAGE) as u64,
+            PIN_WRITE,
+        ];
+        // SAFETY: the argument has the size in the request.
+        if unsafe { libc::ioctl(file.as_raw_fd(), PIN_START, argument.as_mut_ptr()) } != 0 {
+            return sys::errno();
+        }
+        self.pin = Some(Pin {
+            file,
+            first: at.page(),
+            pages,
+        });
+        0
+    }
+
+    /// Gives the pin up.
+    pub(super) fn unpin(&mut self) -> i32 {
+        let Some(pin) = self.pin.take() else {
+            return libc::EINVAL;
+        };
+        // SAFETY: the request takes no argument.
+        if unsafe { libc::ioctl(pin.file.as_raw_fd(), PIN_STOP, 0) } == 0 {
+            0
+        } else {
+            sys::errno()
+        }
+    }
+
+    /// What the pin holds must be what the process sees, where the page was not
+    /// replaced since.
+    pub(super) fn check_pin(&self) -> Result<(), Broken> {
+        let Some(pin) = &self.pin else { return Ok(()) };
+        let mut content = vec![0u8; pin.pages * PAGE];
+        let target = content.as_mut_ptr() as u64;
+        // SAFETY: the argument points to an address of a buffer for all pages.
+        if unsafe { libc::ioctl(pin.file.as_raw_fd(), PIN_READ, &raw const target) } != 0 {
+            return Ok(());
+        }
+        for i in 0..pin.pages {
+            let (model, page) = (self.setup.board.model(), pin.first + i);
+            let flags = model.pages(self.me)[page].flags;
+            if !flags.has(Flags::PINNED) || flags.has(Flags::LAZY) {
+                continue;
+            }
+            let words = WORDS.map(|offset| {
+                let bytes = &content[i * PAGE + offset..][..8];
+                u64::from_ne_bytes(std::array::from_fn(|b| bytes[b]))
+            });
+            let stamp = model.content(self.me, page).0;
+            if (0..4).any(|index| words[index] != word(stamp, index)) {
+                let (oracle, what, detail) = wrong_content(page, stamp, &words);
+                return Err((oracle, format!("{what} in a pinned page"), detail));
+            }
+        }
+        Ok(())
+    }
+
+    /// PAGEMAP_SCAN over the range that protects every page of it.
+    pub(super) fn scan_protect(&mut self, at: Addr, len: Len) -> i32 {
+        if self.open_pagemap().is_err() {
+            return libc::EINVAL;
+        }
+        let Some(file) = &self.pagemap else {
+            return libc::EINVAL;
+        };
+        let start = sys::address(at.page()) as u64;
+        let end = start + (len.pages().min(PAGES - at.page()) * PAGE) as u64;
+        let flags = SCAN_WP | SCAN_CHECK_ASYNC;
+        let mut argument = [96, flags, start, end, 0, 0, 0, 0, 0, 0, 0, 0];
+        // SAFETY: the argument has the size in the request and wants no regions.
+        let found = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, argument.as_mut_ptr()) };
+        if found >= 0 { 0 } else { sys::errno() }
+    }
+
+    /// Arms the failure of one allocation of the next system call.
+    pub(super) fn arm(&self) -> Option<File> {
+        let nth = self.inject?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .open("/proc/thread-self/fail-nth")
+            .ok()?;
+        std::io::Write::write_all(&mut file, nth.to_string().as_bytes()).ok()?;
+        Some(file)
+    }
+}
+
+/// Ends what `Process::arm` began.
+pub fn disarm(armed: Option<File>) {
+    if let Some(mut file) = armed {
+        // Fails only if the file is gone, which the kernel rules out.
+        let _ = std::io::Write::write_all(&mut file, b"0");
+    }
+}
+
+/// Moves the pages of a range to a node: by `mbind`, which also binds what
+/// comes later, or by `move_pages`.
+pub fn place(at: Addr, len: Len, node: Node) -> i32 {
+    const MPOL_BIND: usize = 2;
+    const MPOL_PREFERRED: usize = 1;
+    const MPOL_MF_MOVE: usize = 2;
+    let pages = len.pages().min(PAGES - at.page());
+    let start = sys::address(at.page());
+    let (number, bind) = match node {
+        Node::Move0 => (0, false),
+        Node::Move1 => (1, false),
+        Node::Bind0 => (0, true),
+        Node::Bind1 => (1, true),
+    };
+    let result = if bind {
+        let mask: usize = 1 << number;
+        let mode = if number == 0 {
+            MPOL_BIND
+        } else {
+            MPOL_PREFERRED
+        };
+        // SAFETY: changes the policy of the arena only; the mask has 64 bits.
+        unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                start,
+                pages * PAGE,
+                mode,
+                &raw const mask,
+                64,
+                MPOL_MF_MOVE,
+            )
+        }
+    } else {
+        let addresses: Vec<usize> = (0..pages).map(|i| start + i * PAGE).collect();
+        let nodes = vec![number; pages];
+        let mut status = vec![0i32; pages];
+        // SAFETY: three arrays of `pages` entries.
+        unsafe {
+            libc::syscall(
+                libc::SYS_move_pages,
+                0,
+                pages,
+                addresses.as_ptr(),
+                nodes.as_ptr(),
+                status.as_mut_ptr(),
+                MPOL_MF_MOVE,
+            )
+        }
+    };
+    // move_pages returns the number of pages that it could not move
+    if result >= 0 { 0 } else { sys::errno() }
+}
