@@ -246,8 +246,8 @@ fn pmd_allowance_is_exact(none: u16) {
     assert_eq!(made, [1, 0, 1, 0]);
 }
 
-/// A folio as large as the wanted size is left alone, also where only a part of it is mapped;
-/// smaller folios grow when a larger size is enabled.
+/// A folio as large as the wanted size is left alone; smaller folios grow when a larger size is
+/// enabled.
 #[test]
 fn large_folios_stay_and_small_ones_grow() {
     enter!();
@@ -256,17 +256,13 @@ fn large_folios_stay_and_small_ones_grow() {
     tables.advise();
     tables.pass_as_modelled(&khugepaged, &knobs);
     for orders in [Orders::range(2, 4), Orders::only(7)] {
-        drop_and_retake(&khugepaged, orders, &mut tables);
+        khugepaged.enable(orders);
+        let knobs = Knobs {
+            none: 0,
+            ..Knobs::new(orders)
+        };
+        tables.pass_as_modelled(&khugepaged, &knobs);
     }
-}
-
-fn drop_and_retake(khugepaged: &Khugepaged, orders: Orders, tables: &mut Tables) {
-    khugepaged.enable(orders);
-    let knobs = Knobs {
-        none: 0,
-        ..Knobs::new(orders)
-    };
-    tables.pass_as_modelled(khugepaged, &knobs);
 }
 
 /// The shared zero page counts as an empty entry: refused when none is allowed, otherwise
