@@ -163,6 +163,8 @@ fn mremap() {
                 selftests::pattern::check_zero(region, 9..11);
             }
             check_others(region, &(9..11));
+            let emptied = target.borrow().madvise(pages(9..11), Advice::DontNeed);
+            emptied.expect("madvise");
         },
     );
 }
