@@ -96,7 +96,7 @@ fn dpthp_new_frames() {
             .zip(new[0]..)
             .all(|(frame, expected)| *frame == expected)
     );
-    assert!(new[0] % HUGE as u64 == 0, "a huge page is aligned");
+    assert!(new[0].is_multiple_of(HUGE as u64), "a huge page is aligned");
     assert_ne!(new[0], keep[0]);
     let mapped = kpage::mapcounts(new[0], HUGE).unwrap();
     assert!(
@@ -354,29 +354,34 @@ fn dpthp_memcg_charge() {
 }
 
 /// A memory cgroup of the test's own.
-struct Cgroup(PathBuf);
+struct Cgroup {
+    path: PathBuf,
+    /// Whether the root had the controller on before.
+    was_on: bool,
+}
+
+/// Where cgroup2 is mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 impl Cgroup {
     fn create() -> Self {
-        let root = Path::new("/sys/fs/cgroup");
-        if fs::write(root.join("cgroup.subtree_control"), "+memory").is_err() {
-            skip!(
-                "no memory controller at {} (CONFIG_MEMCG, cgroup2 mounted)",
-                root.display()
-            );
+        let control = Path::new(CGROUPS).join("cgroup.subtree_control");
+        let was_on = fs::read_to_string(&control).is_ok_and(|text| text.contains("memory"));
+        if !was_on && fs::write(&control, "+memory").is_err() {
+            skip!("no memory controller at {CGROUPS} (CONFIG_MEMCG, cgroup2 mounted)");
         }
-        let path = root.join(format!("hugeprobe-{}", std::process::id()));
+        let path = Path::new(CGROUPS).join(format!("hugeprobe-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
-        Self(path)
+        Self { path, was_on }
     }
 
     fn enter(&self) {
-        fs::write(self.0.join("cgroup.procs"), "0").unwrap();
+        fs::write(self.path.join("cgroup.procs"), "0").unwrap();
     }
 
-    /// Bytes charged, without what is only cached per CPU.
+    /// Bytes of anonymous memory charged.
     fn current(&self) -> i64 {
-        let text = fs::read_to_string(self.0.join("memory.stat")).unwrap();
+        let text = fs::read_to_string(self.path.join("memory.stat")).unwrap();
         let anon = text.lines().find_map(|line| line.strip_prefix("anon "));
         anon.expect("memory.stat has anon").parse().unwrap()
     }
@@ -384,8 +389,15 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
+        let mut gone = fs::remove_dir(&self.path);
+        if !self.was_on {
+            gone = gone.and(fs::write(
+                Path::new(CGROUPS).join("cgroup.subtree_control"),
+                "-memory",
+            ));
+        }
+        if let Err(error) = gone {
+            eprintln!("cannot remove {}: {error}", self.path.display());
         }
     }
 }
