@@ -63,11 +63,10 @@ fn fork_fails_whole(way: Way) {
     let region = device.map();
     let injection = Injection::of_all_allocations();
     for nth in 1..=MOST {
-        let (result, injected) = injection.call(nth, || {
-            child::try_fork(|_| {
-                fixture::check(&region, 0..1, 0);
-            })
-        });
+        let (result, injected) = child::try_fork_by(
+            |fork| injection.call(nth, fork),
+            |_| fixture::check(&region, 0..1, 0),
+        );
         match result {
             Ok(child) => child.join(),
             Err(errno) => only_injected(nth, errno, injected),
