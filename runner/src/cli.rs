@@ -244,6 +244,8 @@ pub struct BenchArgs {
 pub enum Bench {
     /// Migration to a device and back, huge pages against small ones
     Hmm,
+    /// Loads and copies from a PFN mapping with 4 KiB, 2 MiB and 1 GiB entries
+    Pfnmap,
 }
 
 impl Bench {
@@ -251,6 +253,7 @@ impl Bench {
     pub fn name(self) -> &'static str {
         match self {
             Self::Hmm => "hmm",
+            Self::Pfnmap => "pfnmap",
         }
     }
 }

@@ -2,6 +2,7 @@
 //! What a measurement in the guest says, and what it amounts to. Pure: the
 //! verb is `commands/bench.rs`.
 
+pub mod levels;
 pub mod svg;
 pub mod table;
 
@@ -17,11 +18,12 @@ pub struct Sample {
     pub bench: String,
     /// Size of the buffer.
     pub bytes: u64,
-    /// What it consists of: `THP` or `4K`.
+    /// What it consists of: `THP`, or the size of the entries that map it.
     pub pages: String,
     /// Whether the device really held huge pages.
+    #[serde(default)]
     pub huge_on_device: bool,
-    /// `to_dev` or `to_sys`.
+    /// `to_dev` or `to_sys`; `chase` (time of one load) or `copy`.
     pub direction: String,
     /// Time of each round in nanoseconds, in order.
     pub ns: Vec<u64>,
@@ -35,6 +37,30 @@ impl Sample {
         Some(&line[at + MARK.len()..])
     }
 
+    /// What to compare: time of a load, or throughput.
+    pub fn value(&self) -> Spread {
+        if self.direction != "chase" {
+            return self.mib_per_s();
+        }
+        let mut ns = self.ns.clone();
+        ns.sort_unstable();
+        let of = |ns: Option<&u64>| ns.map_or(0.0, |ns| *ns as f64);
+        Spread {
+            median: of(ns.get(ns.len() / 2)),
+            low: of(ns.first()),
+            high: of(ns.last()),
+        }
+    }
+
+    /// Unit of [`Self::value`].
+    pub fn unit(&self) -> &'static str {
+        if self.direction == "chase" {
+            "ns"
+        } else {
+            "MiB/s"
+        }
+    }
+
     /// Throughput of the median, slowest and fastest round, in MiB/s.
     pub fn mib_per_s(&self) -> Spread {
         let mut ns = self.ns.clone();
@@ -45,6 +71,37 @@ impl Sample {
             median: of(ns.get(ns.len() / 2)),
             low: of(ns.last()),
             high: of(ns.first()),
+        }
+    }
+}
+
+/// What the samples of one measurement are compared by.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Kinds of pages, side by side.
+    pub kinds: &'static [&'static str],
+    /// Directions and their titles with the unit, one below the other.
+    pub panels: &'static [(&'static str, &'static str)],
+}
+
+impl Shape {
+    /// The shape that fits the samples: all are of one measurement.
+    pub fn of(samples: &[Sample]) -> Self {
+        if levels::are(samples) {
+            return Self {
+                kinds: &levels::KINDS,
+                panels: &[
+                    ("chase", "dependent loads of stride 64, ns per load"),
+                    ("copy", "copying, MiB/s"),
+                ],
+            };
+        }
+        Self {
+            kinds: &["THP", "4K"],
+            panels: &[
+                ("to_dev", "system to device, MiB/s"),
+                ("to_sys", "device to system, MiB/s"),
+            ],
         }
     }
 }

@@ -4,43 +4,50 @@
 
 use std::fmt::Write as _;
 
-use super::{Sample, find, size_name, sizes};
+use super::{Sample, Shape, find, size_name, sizes};
 
 const WIDTH: f64 = 760.0;
 const PANEL: f64 = 240.0;
 const LEFT: f64 = 70.0;
 const TOP: f64 = 40.0;
-const COLOURS: [(&str, &str); 2] = [("THP", "#2b6cb0"), ("4K", "#c05621")];
+const COLOURS: [&str; 3] = ["#2b6cb0", "#c05621", "#2f855a"];
 
 /// The whole picture.
 pub fn write(samples: &[Sample]) -> String {
+    let shape = Shape::of(samples);
     let height = 2.0 * (PANEL + TOP) + 40.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
     );
-    let panels = [
-        ("to_dev", "system to device"),
-        ("to_sys", "device to system"),
-    ];
-    for (number, (direction, title)) in panels.into_iter().enumerate() {
+    for (number, (direction, title)) in shape.panels.iter().enumerate() {
         let top = TOP + number as f64 * (PANEL + TOP + 10.0);
-        panel(&mut svg, samples, direction, title, top);
+        panel(&mut svg, samples, shape.kinds, (direction, title), top);
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn panel(svg: &mut String, samples: &[Sample], direction: &str, title: &str, top: f64) {
-    let sizes = sizes(samples);
-    let highest = samples
+fn panel(
+    svg: &mut String,
+    samples: &[Sample],
+    kinds: &[&str],
+    (direction, title): (&str, &str),
+    top: f64,
+) {
+    let shown: Vec<Sample> = samples
         .iter()
         .filter(|sample| sample.direction == direction)
-        .map(|sample| sample.mib_per_s().high)
+        .cloned()
+        .collect();
+    let sizes = sizes(&shown);
+    let highest = shown
+        .iter()
+        .map(|sample| sample.value().high)
         .fold(1.0, f64::max);
     let y = |value: f64| top + PANEL - value / highest * (PANEL - 30.0);
-    text(svg, LEFT, top - 8.0, "start", &format!("{title}, MiB/s"));
+    text(svg, LEFT, top - 8.0, "start", title);
     for tick in 0..=4 {
         let value = highest * f64::from(tick) / 4.0;
         let at = y(value);
@@ -48,7 +55,7 @@ fn panel(svg: &mut String, samples: &[Sample], direction: &str, title: &str, top
         text(svg, LEFT - 6.0, at + 4.0, "end", &format!("{value:.0}"));
     }
     let group = (WIDTH - 20.0 - LEFT) / sizes.len().max(1) as f64;
-    let bar = group / 3.5;
+    let bar = group / (kinds.len() as f64 + 1.5);
     for (at, bytes) in sizes.iter().enumerate() {
         let middle = LEFT + group * (at as f64 + 0.5);
         text(
@@ -58,22 +65,23 @@ fn panel(svg: &mut String, samples: &[Sample], direction: &str, title: &str, top
             "middle",
             &size_name(*bytes),
         );
-        for (number, (pages, colour)) in COLOURS.into_iter().enumerate() {
-            let Some(sample) = find(samples, *bytes, pages, direction) else {
+        for (number, (pages, colour)) in kinds.iter().zip(COLOURS).enumerate() {
+            let Some(sample) = find(&shown, *bytes, pages, direction) else {
                 continue;
             };
-            let spread = sample.mib_per_s();
-            let left = middle + (number as f64 - 1.0) * bar;
+            let spread = sample.value();
+            let left = middle + (number as f64 - kinds.len() as f64 / 2.0) * bar;
             let (high, base) = (y(spread.median), y(0.0));
             // A String takes whatever is written.
             let _ = writeln!(
                 svg,
                 "<rect x=\"{left:.1}\" y=\"{high:.1}\" width=\"{:.1}\" height=\"{:.1}\" \
-                 fill=\"{colour}\"><title>{pages} {}: {:.0} MiB/s</title></rect>",
+                 fill=\"{colour}\"><title>{pages} {}: {:.0} {}</title></rect>",
                 bar * 0.9,
                 base - high,
                 size_name(*bytes),
-                spread.median
+                spread.median,
+                sample.unit()
             );
             let centre = left + bar * 0.45;
             line(
@@ -84,8 +92,8 @@ fn panel(svg: &mut String, samples: &[Sample], direction: &str, title: &str, top
             );
         }
     }
-    for (number, (pages, colour)) in COLOURS.into_iter().enumerate() {
-        let x = WIDTH - 130.0 + 60.0 * number as f64;
+    for (number, (pages, colour)) in kinds.iter().zip(COLOURS).enumerate() {
+        let x = WIDTH - 20.0 - 60.0 * kinds.len() as f64 + 60.0 * number as f64;
         let _ = writeln!(
             svg,
             "<rect x=\"{x}\" y=\"{}\" width=\"10\" height=\"10\" fill=\"{colour}\"/>",

@@ -4,7 +4,7 @@
 use hugeprobe_vm::event::{Event, Stamped};
 
 use super::kernel::requests;
-use crate::bench::{Sample, svg, table};
+use crate::bench::{Sample, levels, svg, table};
 use crate::cli::{BenchArgs, RunArgs, SelectArgs};
 use crate::exit::{Exit, Failure, OrExit, Outcome};
 use crate::programs::{self, Layout};
@@ -41,7 +41,12 @@ pub fn run(args: &BenchArgs) -> Outcome {
     if samples.is_empty() {
         return Ok(finished.report.exit().worse(Exit::NothingRan));
     }
-    println!("{}", table::write(&samples));
+    let table = if levels::are(&samples) {
+        levels::write(&samples)
+    } else {
+        table::write(&samples)
+    };
+    println!("{table}");
     let json = serde_json::to_string_pretty(&samples)?;
     fs_err::write(finished.dir.join("bench.json"), json)?;
     fs_err::write(finished.dir.join("bench.svg"), svg::write(&samples))?;

@@ -9,3 +9,4 @@
 )]
 
 mod hmm;
+mod pfnmap;

@@ -3,7 +3,7 @@
 //! level of its entries: the measurements of the PMD-level PFNMAP series.
 
 use selftests::mapping::{PUD, Prot, Region};
-use selftests::membench::{self, STRIDE};
+use selftests::membench;
 use selftests::pagetable::{self, Level};
 use selftests::pfndev::{Cache, Mode, PfnFile};
 use selftests::{enter, guard, skip};
@@ -65,6 +65,6 @@ fn map(mode: Mode, level: Level) -> Region {
 fn report(what: &str, bytes: usize, pages: &str, ns: &[u128]) {
     println!(
         "BENCH {{\"bench\":\"pfnmap\",\"bytes\":{bytes},\"pages\":\"{pages}\",\
-         \"huge_on_device\":true,\"direction\":\"{what}\",\"stride\":{STRIDE},\"ns\":{ns:?}}}"
+         \"direction\":\"{what}\",\"ns\":{ns:?}}}"
     );
 }
