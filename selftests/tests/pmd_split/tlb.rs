@@ -61,7 +61,7 @@ impl Watch {
             if guard::store(at, number as u8).is_err() {
                 return false;
             }
-            let late = number % 4096 == 0 && Instant::now() > deadline;
+            let late = number.is_multiple_of(4096) && Instant::now() > deadline;
             if returned || late || self.end.load(Ordering::SeqCst) {
                 return true;
             }
