@@ -8,12 +8,13 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::process::{Process, agree, load_words, page_name, store_words};
+use super::access::{agree, load_words, page_name, store_words};
+use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
 use crate::model::page::{Flags, Page};
 use crate::model::{Effect, Touched};
-use crate::program::{Op, PAGES, SLOT_PAGES, SLOTS, Step};
+use crate::program::{Advice, Move, Op, PAGES, SLOT_PAGES, SLOTS, Step};
 
 /// Oracle, what is wrong (part of the title), and the detail.
 pub type Broken = (Oracle, String, String);
@@ -48,6 +49,9 @@ impl Process<'_> {
             let last = (at.page() + len.pages()).min(PAGES) - 1;
             for page in [at.page(), last] {
                 self.probe(page)?;
+                if loads_emptied(step) {
+                    self.load(page)?;
+                }
             }
         }
         if let Op::Mremap { to, new, .. } = step.op {
@@ -171,6 +175,25 @@ impl Process<'_> {
     }
 }
 
+/// Whether pages that the step has emptied are loaded at once, which shows a
+/// translation that was not flushed. It also brings a page back that later steps
+/// could have met empty, so only ranges of odd length are.
+fn loads_emptied(step: &Step) -> bool {
+    match step.op {
+        Op::Madvise {
+            len,
+            advice: Advice::Dontneed | Advice::DontneedLocked,
+            ..
+        } => len.0 % 2 == 1,
+        Op::Mremap {
+            len,
+            how: Move::Dontunmap,
+            ..
+        } => len.0 % 2 == 1,
+        _ => false,
+    }
+}
+
 /// What is wrong with the entry of a page, if anything is.
 fn wrong_bits(page: &Page, entry: u64, features: Features) -> Option<&'static str> {
     let flags = page.flags;
@@ -227,7 +250,7 @@ pub fn locked_pages(smaps: &str) -> Vec<bool> {
 
 /// Whether the page map shows guard regions: installs one and looks.
 pub fn guard_bit_supported() -> bool {
-    use crate::program::{Addr, Advice, Backing, Len, PAGE, Prot};
+    use crate::program::{Addr, Backing, Len, PAGE, Prot};
     let (at, len) = (Addr(0), Len(1));
     if sys::mmap(at, len, Prot::Write, Backing::Anon, -1) != 0 {
         return false;

@@ -5,8 +5,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 
+use super::access::wrong_content;
 use super::check::Broken;
-use super::process::{Process, wrong_content};
+use super::process::Process;
 use super::sys;
 use crate::model::MAX_PINNED;
 use crate::model::page::{Flags, WORDS, word};

@@ -10,8 +10,9 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 
+use super::access::{page_name, wrong_content};
 use super::check::Broken;
-use super::process::{Process, page_name, wrong_content};
+use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
 use crate::model::page::{Flags, WORDS, word};

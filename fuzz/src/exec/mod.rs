@@ -6,6 +6,7 @@
 //! the `board`: exactly one works at a time, carries out the next step, tells
 //! the model what it returned and checks what the step touched.
 
+mod access;
 mod accounts;
 mod baseline;
 mod board;

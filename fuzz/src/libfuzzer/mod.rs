@@ -151,27 +151,24 @@ impl Fuzzer {
             return false;
         }
         let first = self.once(&program);
-        let fresh: Vec<usize> = first
+        let mut fresh: Vec<usize> = first
             .iter()
-            .filter(|(cell, ..)| self.counter_of[*cell] == 0)
             .map(|(cell, ..)| *cell)
+            .filter(|c| self.counter_of[*c] == 0)
             .collect();
+        fresh.sort_unstable();
+        // what only one of two runs reaches does not count as new
         let repeated = if fresh.is_empty() {
             first
         } else {
             self.once(&program)
         };
-        if !fresh.is_empty() {
-            self.corpus += 1;
-        }
-        // what only one of two runs reached does not count as new
-        let new_in_both: Vec<usize> = repeated
-            .iter()
-            .map(|(cell, ..)| *cell)
-            .filter(|c| fresh.contains(c))
-            .collect();
+        self.corpus += u64::from(!fresh.is_empty());
         for (cell, pc, count) in &repeated {
-            if self.counter_of[*cell] == 0 && new_in_both.contains(cell) && self.used < COUNTERS {
+            if self.counter_of[*cell] == 0
+                && fresh.binary_search(cell).is_ok()
+                && self.used < COUNTERS
+            {
                 self.assign(*cell, *pc);
             }
             if let Some(index) = (self.counter_of[*cell] as usize).checked_sub(1) {

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::apply::Assumed;
 use super::*;
 use crate::decode;
-use crate::program::{Addr, Advice, Backing, Len, Move, Proc, Program, Prot, Target};
+use crate::program::{Addr, Advice, Backing, Len, Move, Op, Proc, Program, Prot, Step, Target};
 use crate::text;
 
 /// What is there, written down the obvious way: page -> (permission, content).

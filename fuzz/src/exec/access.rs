@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Loads and stores of programs, from this process and from others; each is
+//! checked against what the model says of the page.
+
+use selftests::guard::{self, Fault, Signal};
+
+use super::check;
+use super::process::Process;
+use super::sys;
+use super::violation::Oracle;
+use crate::model::Effect;
+use crate::model::page::{WORDS, describe, word};
+use crate::program::{Access, Addr, Len, PAGES, Proc};
+
+impl Process<'_> {
+    /// Loads each page of a range.
+    pub(super) fn load_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
+        (at.page()..(at.page() + len.pages()).min(PAGES)).try_for_each(|page| self.load(page))?;
+        Ok(0)
+    }
+
+    /// Loads a page, checks that this does what it must, and the content.
+    pub(super) fn load(&self, page: usize) -> Result<(), check::Broken> {
+        let expected = self.setup.board.model().effect(self.me, page, false);
+        let mut words = [0; 4];
+        let found = load_words(page, &mut words);
+        agree(page, "load", expected, found)?;
+        if found.is_ok() {
+            self.check_words(page, &words)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Compares the words of a page with the model.
+    pub(super) fn check_words(&self, page: usize, words: &[u64; 4]) -> Result<(), check::Broken> {
+        let (stamp, or_zero) = self.setup.board.model().content(self.me, page);
+        if (0..4).all(|i| words[i] == word(stamp, i)) {
+            return Ok(());
+        }
+        if or_zero && words == &[0; 4] {
+            self.setup.board.model().dropped(self.me, page);
+            return Ok(());
+        }
+        Err(wrong_content(page, stamp, words))
+    }
+
+    /// Stores a new stamp to each page of a range, and reads it back.
+    pub(super) fn store_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
+        let end = (at.page() + len.pages()).min(PAGES);
+        (at.page()..end).try_for_each(|page| self.store(page))?;
+        // read back at once: a store that went elsewhere shows before anything else runs
+        (at.page()..end).try_for_each(|page| self.load(page))?;
+        Ok(0)
+    }
+
+    fn store(&self, page: usize) -> Result<(), check::Broken> {
+        let model = self.setup.board.model();
+        let expected = model.effect(self.me, page, true);
+        let stamp = model.next_stamp(self.me, page);
+        let found = store_words(page, stamp);
+        agree(page, "store", expected, found)?;
+        if found.is_ok() {
+            model.stored(self.me, page, stamp);
+        }
+        Ok(())
+    }
+
+    /// Loads or stores pages of another process.
+    pub(super) fn remote(
+        &self,
+        peer: Proc,
+        at: Addr,
+        len: Len,
+        access: Access,
+    ) -> Result<i32, check::Broken> {
+        let (peer, pid) = (peer.index(), self.setup.board.pid(peer.index()));
+        for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+            self.remote_page(peer, pid, page, access)?;
+        }
+        Ok(0)
+    }
+
+    fn remote_page(
+        &self,
+        peer: usize,
+        pid: i32,
+        page: usize,
+        access: Access,
+    ) -> Result<(), check::Broken> {
+        let model = self.setup.board.model();
+        let store = access == Access::Store;
+        let expected = model.effect(peer, page, store);
+        let stamp = model.next_stamp(self.me, page);
+        let mut words = if store {
+            std::array::from_fn(|i| word(stamp, i))
+        } else {
+            [0; 4]
+        };
+        let result = sys::remote(pid, page, WORDS, &mut words, access);
+        let allowed = match expected {
+            Effect::Done => result == 0,
+            Effect::DoneOrBus => true,
+            Effect::Segv | Effect::Bus => result != 0,
+        };
+        if !allowed {
+            let detail = format!(
+                "{} of p{peer}: expected {expected:?}, got errno {result}",
+                page_name(page)
+            );
+            return Err((Oracle::Permission, "remote access".into(), detail));
+        }
+        if result != 0 {
+            return Ok(());
+        }
+        if store {
+            model.stored(peer, page, stamp);
+            return Ok(());
+        }
+        let (content, or_zero) = model.content(peer, page);
+        let right = (0..4).all(|i| words[i] == word(content, i)) || or_zero && words == [0; 4];
+        if right {
+            Ok(())
+        } else {
+            Err(wrong_content(page, content, &words))
+        }
+    }
+}
+
+/// `slot.page` of a page.
+pub(super) fn page_name(page: usize) -> String {
+    format!("page {}.{}", page / 512, page % 512)
+}
+
+/// The violation that a load found the wrong words.
+pub(super) fn wrong_content(page: usize, stamp: u64, words: &[u64; 4]) -> check::Broken {
+    let found: Vec<String> = (0..4)
+        .map(|i| describe(words[i].wrapping_sub(word(1, i) - 1)))
+        .collect();
+    let found = if words == &[0; 4] {
+        "zero".to_owned()
+    } else {
+        found.join(", ")
+    };
+    let detail = format!(
+        "{}: expected {}, found {found}; words {words:x?}",
+        page_name(page),
+        describe(stamp)
+    );
+    (Oracle::Content, "wrong content".into(), detail)
+}
+
+/// Loads the four words of a page.
+pub(super) fn load_words(page: usize, words: &mut [u64; 4]) -> Result<(), Fault> {
+    for (offset, word) in WORDS.iter().zip(words.iter_mut()) {
+        guard::read_words(sys::address(page) + offset, std::slice::from_mut(word))?;
+    }
+    Ok(())
+}
+
+/// Stores a stamp to a page.
+pub(super) fn store_words(page: usize, stamp: u64) -> Result<(), Fault> {
+    for (index, offset) in WORDS.iter().enumerate() {
+        guard::write_words(sys::address(page) + offset, &[word(stamp, index)])?;
+    }
+    Ok(())
+}
+
+/// Compares what an access did with what it had to do.
+pub(super) fn agree(
+    page: usize,
+    access: &str,
+    expected: Effect,
+    found: Result<(), Fault>,
+) -> Result<(), check::Broken> {
+    let right = match (expected, found.map_err(|fault| fault.signal)) {
+        (Effect::Done | Effect::DoneOrBus, Ok(())) => true,
+        (Effect::Segv, Err(Signal::Segv)) => true,
+        (Effect::Bus | Effect::DoneOrBus, Err(Signal::Bus)) => true,
+        _ => false,
+    };
+    if right {
+        return Ok(());
+    }
+    let found = found.map_or_else(|fault| fault.to_string(), |()| "done".into());
+    let detail = format!(
+        "{access} of {}: expected {expected:?}, found {found}",
+        page_name(page)
+    );
+    let what = if expected == Effect::Done {
+        format!("{access} refused")
+    } else {
+        format!("{access} allowed")
+    };
+    Err((Oracle::Permission, what, detail))
+}
