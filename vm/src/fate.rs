@@ -108,11 +108,15 @@ impl Evidence {
     }
 
     fn no_boot(&self, what: &str) -> Fate {
+        if self.tail.is_empty() {
+            let detail = format!("the kernel did not boot: {what}; it printed nothing");
+            return Fate::Infrastructure { detail };
+        }
         let from = self.tail.len().saturating_sub(SHOWN);
         let last = self.tail[from..].join("\n  ");
         Fate::Infrastructure {
             detail: format!(
-                "the kernel did not boot: {what}; its last lines (see console.log):\n  {last}"
+                "the kernel did not boot: {what}; see console.log, which ends:\n  {last}"
             ),
         }
     }
@@ -131,5 +135,76 @@ pub fn describe(status: std::io::Result<ExitStatus>) -> String {
             (Some(0), None) => "QEMU ended although the guest had not finished".to_owned(),
             (code, None) => format!("QEMU exited with {}", code.unwrap_or(-1)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Evidence;
+    use crate::event::Fate;
+
+    const PANIC: &[u8] = b"[    1.5] hugeprobe: begin a::b\r\n\
+        [    2.000001] Kernel panic - not syncing: sysrq triggered crash\r\n";
+
+    fn lost() -> String {
+        "QEMU was killed by SIGKILL".to_owned()
+    }
+
+    #[test]
+    fn a_panic_explains_the_end_of_a_ready_guest() {
+        let mut evidence = Evidence {
+            ready: true,
+            ..Evidence::default()
+        };
+        assert_eq!(
+            evidence.qemu_ended(lost(), ""),
+            Fate::Lost { detail: lost() }
+        );
+        evidence.add_console(&PANIC[..50]);
+        evidence.add_console(&PANIC[50..]);
+        let title = "kernel panic: sysrq triggered crash".to_owned();
+        assert_eq!(
+            evidence.qemu_ended(lost(), ""),
+            Fate::Panic {
+                title: title.clone()
+            }
+        );
+        assert_eq!(
+            evidence.silent(Duration::from_secs(9)),
+            Fate::Panic { title }
+        );
+        assert_eq!(evidence.splats().len(), 1);
+    }
+
+    #[test]
+    fn what_happens_before_the_guest_is_ready_is_no_verdict() {
+        let mut evidence = Evidence::default();
+        let Fate::Infrastructure { detail } = evidence.qemu_ended(lost(), "no such drive\n") else {
+            panic!("not the machine's fault");
+        };
+        assert_eq!(detail, "QEMU was killed by SIGKILL; no such drive");
+        evidence.add_console(PANIC);
+        let Fate::Infrastructure { detail } = evidence.qemu_ended(lost(), "") else {
+            panic!("not the machine's fault");
+        };
+        assert!(detail.starts_with("the kernel did not boot: the kernel panicked: "));
+    }
+
+    #[test]
+    fn the_guests_own_word_comes_first() {
+        let mut evidence = Evidence {
+            ready: true,
+            replace: Some("an oops".into()),
+            ..Evidence::default()
+        };
+        let replaced = Fate::Replaced {
+            detail: "an oops".into(),
+        };
+        assert_eq!(evidence.qemu_ended(lost(), ""), replaced);
+        assert_eq!(evidence.silent(Duration::from_secs(1)), replaced);
+        evidence.done = true;
+        assert_eq!(evidence.qemu_ended(lost(), ""), Fate::Clean);
     }
 }

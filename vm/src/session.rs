@@ -267,7 +267,10 @@ fn not_run(fate: &Fate) -> String {
     match fate {
         Fate::Interrupted => "not run: interrupted".into(),
         Fate::TimedOut => "not run: the time limit of the run was reached".into(),
-        Fate::Infrastructure { detail } => format!("not run: {detail}"),
+        // The console's last lines are in the fate; a reason is one line.
+        Fate::Infrastructure { detail } => {
+            format!("not run: {}", detail.lines().next().unwrap_or_default())
+        }
         _ => format!("not run: {FRUITLESS} machines in a row ended without a verdict"),
     }
 }
