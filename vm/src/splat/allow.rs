@@ -56,6 +56,6 @@ pub fn reason(kind: Kind, lines: &[&str]) -> Option<&'static str> {
     }
     let contains = |word: &&str| lines.iter().any(|line| line.contains(word));
     let mut known = KNOWN.iter();
-    let entry = known.find(|entry| entry.words.iter().all(|word| contains(word)))?;
+    let entry = known.find(|entry| entry.words.iter().all(contains))?;
     Some(entry.reason)
 }
