@@ -24,7 +24,7 @@ pub enum Error {
     #[error(transparent)]
     Io(#[from] io::Error),
     /// A source file is not Rust.
-    #[error("{path}: {source}")]
+    #[error("cannot parse {path}")]
     Parse {
         /// The file.
         path: String,

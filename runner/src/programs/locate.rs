@@ -40,7 +40,7 @@ pub enum Error {
     #[error("found no test programs beside {0}; run `make install`, or build in a checkout")]
     NoPrograms(PathBuf),
     /// Cargo could not be started.
-    #[error("start {program}: {source}; install Rust from https://rustup.rs")]
+    #[error("cannot start {program}; install Rust from https://rustup.rs")]
     NoCargo {
         /// What was started.
         program: String,
@@ -54,7 +54,7 @@ pub enum Error {
     #[error("read cargo's messages: {0}")]
     Messages(String),
     /// A folder could not be read.
-    #[error("read {path}: {source}")]
+    #[error("cannot read {path}")]
     Read {
         /// Which.
         path: PathBuf,

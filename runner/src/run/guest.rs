@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hugeprobe_vm::machine::{Accel, MachineConfig};
 use hugeprobe_vm::plan::{Module, Setup};
+use hugeprobe_vm::probe;
 
 use super::{memory, modules};
 use crate::cli::{AccelArg, RunArgs};
@@ -67,7 +68,8 @@ impl Builder<'_> {
             MachineConfig::new(vng, self.kernel.bzimage.clone(), guest_program.to_owned());
         machine.accel = match self.args.guest.accel {
             AccelArg::Kvm => Accel::Kvm,
-            AccelArg::Tcg | AccelArg::Auto => Accel::Tcg,
+            AccelArg::Tcg => Accel::Tcg,
+            AccelArg::Auto => probe::accel(&machine, &self.cache.dir("probe")?)?,
         };
         machine.modules_dir.clone_from(&self.kernel.modules_dir);
         machine.cpus = self.args.guest.cpus;

@@ -46,7 +46,10 @@ impl Drop for Results {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// It cannot be written.
-    #[error("results folder {}: {source}; choose another with O= (--output)", dir.display())]
+    #[error(
+        "results folder {} cannot be written; choose another with O= (--output)",
+        dir.display()
+    )]
     Unwritable {
         /// The folder.
         dir: PathBuf,
