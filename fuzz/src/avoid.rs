@@ -1,60 +1,76 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The avoid-list: patterns of programs that show what is already known, so
-//! that one bug does not stop the search for the next.
-//!
-//! A pattern is one line: words that must occur in this order among the steps
-//! of a program. A word is the name of an operation, or `name:value` where one
-//! of its arguments has that text (`madvise:collapse`, `mremap:dontunmap`,
-//! `write:p1` for the process). Blank lines and `#` comments do not count.
+//! What is known already, so that one bug does not stop the search for the
+//! next: titles of violations, and patterns of programs that take the kernel
+//! down. Both are written by the host; see docs/fuzzing.md.
 
-use crate::program::{Arg, Program, Step};
+use crate::program::Program;
 
-/// A list of patterns.
+/// The two lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Avoid(Vec<Vec<String>>);
-
-impl Avoid {
-    /// Reads the text form.
-    pub fn parse(text: &str) -> Self {
-        let lines = text
-            .lines()
-            .map(|line| line.split('#').next().unwrap_or_default());
-        let words = lines.map(|line| {
-            line.split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>()
-        });
-        Self(words.filter(|words| !words.is_empty()).collect())
-    }
-
-    /// The first pattern that the program fits, as text.
-    pub fn matches(&self, program: &Program) -> Option<String> {
-        let fits = |pattern: &&Vec<String>| {
-            let mut steps = program.steps.iter();
-            pattern
-                .iter()
-                .all(|word| steps.any(|step| word_fits(word, step)))
-        };
-        self.0.iter().find(fits).map(|pattern| pattern.join(" "))
-    }
+pub struct Known {
+    titles: Vec<String>,
+    patterns: Vec<Vec<Vec<String>>>,
 }
 
-fn word_fits(word: &str, step: &Step) -> bool {
-    let (name, value) = word
-        .split_once(':')
-        .map_or((word, None), |(name, value)| (name, Some(value)));
-    if name != step.op.name() {
-        return false;
+impl Known {
+    /// The lists in the files that `HUGEPROBE_KNOWN` and `HUGEPROBE_AVOID` name.
+    pub fn load() -> Self {
+        let read = |name: &str| {
+            let path = std::env::var_os(name)?;
+            std::fs::read_to_string(path).ok()
+        };
+        let text = |name| read(name).unwrap_or_default();
+        Self::parse(&text("HUGEPROBE_KNOWN"), &text("HUGEPROBE_AVOID"))
     }
-    let Some(value) = value else { return true };
-    let mut args = String::new();
-    step.op.write_args(&mut args);
-    let mut process = String::new();
-    step.process.write(&mut process);
-    process == value
-        || args
-            .split_whitespace()
-            .any(|arg| arg.split_once('=').is_some_and(|(_, v)| v == value))
+
+    /// Reads titles, one a line, and patterns, one a line: steps separated by
+    /// ` ; `, each a name and arguments.
+    pub fn parse(titles: &str, patterns: &str) -> Self {
+        let lines = |text: &str| -> Vec<String> {
+            text.lines()
+                .map(|line| line.trim().to_owned())
+                .filter(|line| !line.is_empty())
+                .collect()
+        };
+        let words = |step: &str| step.split_whitespace().map(str::to_owned).collect();
+        let patterns = lines(patterns)
+            .iter()
+            .map(|line| line.split(" ; ").map(words).collect())
+            .collect();
+        Self {
+            titles: lines(titles),
+            patterns,
+        }
+    }
+
+    /// Whether a violation with this title was found before.
+    pub fn has_title(&self, title: &str) -> bool {
+        self.titles.iter().any(|known| known == title)
+    }
+
+    /// Whether the steps of the program contain those of a pattern, in order.
+    pub fn avoids(&self, program: &Program) -> bool {
+        if self.patterns.is_empty() {
+            return false;
+        }
+        let steps: Vec<Vec<String>> = program
+            .steps
+            .iter()
+            .map(|step| {
+                let mut text = step.op.name().to_owned();
+                step.op.write_args(&mut text);
+                text.split_whitespace().map(str::to_owned).collect()
+            })
+            .collect();
+        self.patterns.iter().any(|pattern| {
+            let mut rest = steps.iter();
+            pattern.iter().all(|wanted| {
+                rest.any(|step| {
+                    step[0] == wanted[0] && wanted.iter().all(|word| step.contains(word))
+                })
+            })
+        })
+    }
 }
 
 #[cfg(test)]
@@ -63,18 +79,26 @@ mod tests {
     use crate::text;
 
     #[test]
-    fn words_must_occur_in_order_with_their_values() {
-        let avoid = Avoid::parse("# known\nmremap:dontunmap write:p0\n\n");
-        let fits = |source: &str| avoid.matches(&text::parse(source).unwrap()).is_some();
+    fn steps_of_a_pattern_must_occur_in_order_with_their_arguments() {
+        let known = Known::parse(
+            "wrong content after fork\n",
+            "mremap how=dontunmap ; write\n\n",
+        );
+        let avoids = |source: &str| known.avoids(&text::parse(source).unwrap());
         let moved = "p0 mremap at=0.0 len=1 to=1.0 new=1 how=dontunmap\n";
         let write = "p0 write at=0.0 len=1\n";
-        assert!(fits(&format!("{moved}p1 verify\n{write}")));
-        assert!(!fits(&format!("{write}{moved}")));
-        assert!(!fits(&format!(
+        assert!(avoids(&format!("{moved}p1 verify\n{write}")));
+        assert!(!avoids(&format!("{write}{moved}")));
+        assert!(!avoids(&format!(
             "{}{write}",
             moved.replace("dontunmap", "fixed")
         )));
-        assert!(!fits(&format!("{moved}{}", write.replace("p0", "p1"))));
-        assert_eq!(Avoid::default().matches(&text::parse(write).unwrap()), None);
+        assert!(known.has_title("wrong content after fork") && !known.has_title("wrong content"));
+    }
+
+    #[test]
+    fn without_lists_nothing_is_known() {
+        let program = text::parse("p0 verify\n").unwrap();
+        assert!(!Known::default().avoids(&program) && !Known::parse("\n", "\n").has_title(""));
     }
 }

@@ -1,56 +1,39 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! The mailbox: memory that the host can read although the guest is dead. The
-//! program about to run is in it before it runs. Layout: see the crate's docs.
+//! The page shared with the host: the program about to run is in it before it
+//! runs, so it is known even if the kernel takes the machine with it. Layout:
+//! see docs/fuzzing.md.
 
-use std::fs::OpenOptions;
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{Ordering, fence};
 
-use crate::exec::{Stats, Violation};
+/// Bytes that are mapped; what backs them must be at least as large.
+const BYTES: usize = 64 << 10;
+const MAGIC: [u8; 4] = *b"HPF1";
+const LENGTH: usize = 4;
+const NUMBER: usize = 8;
+const TEXT: usize = 16;
+/// Vendor and device of QEMU's ivshmem, as sysfs writes them.
+const DEVICE: (&str, &str) = ("0x1af4", "0x1110");
 
-/// Bytes of the mailbox; what backs it must be at least as large.
-pub const BYTES: usize = 64 << 10;
-const MAGIC: u64 = u64::from_le_bytes(*b"HPFUZZ01");
-const PROGRAM: usize = 4 << 10;
-const PROGRAM_BYTES: usize = 28 << 10;
-const REPORT: usize = 32 << 10;
-const REPORT_BYTES: usize = 32 << 10;
-
-/// Words of the header, in order.
-mod header {
-    pub const MAGIC: usize = 0;
-    pub const SEQUENCE: usize = 1;
-    pub const STATE: usize = 2;
-    pub const PROGRAM_BYTES: usize = 3;
-    pub const REPORT_BYTES: usize = 4;
-    pub const CALLS: usize = 5;
-    pub const SUCCEEDED: usize = 6;
-    pub const OVERFLOWS: usize = 7;
-    pub const COVERED: usize = 8;
-    pub const CORPUS: usize = 9;
-    pub const AVOIDED: usize = 10;
-}
-
-/// What the guest does, as the host sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub enum State {
-    /// No program has begun.
-    Idle = 0,
-    /// The program in the mailbox is running.
-    Running = 1,
-    /// It has ended; the report says if it showed a violation.
-    Done = 2,
-}
-
-/// A mapped mailbox.
+/// A mapped page.
 pub struct Mailbox {
     base: *mut u8,
+    number: u64,
 }
 
 impl Mailbox {
-    /// Maps the file or PCI resource at `path`; none if that fails, since
-    /// fuzzing without a host is useful too.
+    /// The page of this guest: the file that `HUGEPROBE_MAILBOX` names, or the
+    /// memory of an ivshmem device. None if there is neither, since fuzzing
+    /// without a host is useful too.
+    pub fn find() -> Option<Self> {
+        let path = std::env::var_os("HUGEPROBE_MAILBOX")
+            .map(PathBuf::from)
+            .or_else(device)?;
+        Self::open(&path)
+    }
+
+    /// Maps the file or PCI resource at `path`.
     pub fn open(path: &Path) -> Option<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
         // SAFETY: a new mapping.
@@ -66,73 +49,50 @@ impl Mailbox {
         };
         if base == libc::MAP_FAILED {
             eprintln!(
-                "failed to map the mailbox {}: {}",
+                "failed to map {}: {}",
                 path.display(),
                 std::io::Error::last_os_error()
             );
             return None;
         }
-        let mut mailbox = Self { base: base.cast() };
-        mailbox.put(header::STATE, State::Idle as u64);
-        mailbox.put(header::MAGIC, MAGIC);
-        Some(mailbox)
+        Some(Self {
+            base: base.cast(),
+            number: 0,
+        })
     }
 
     /// Announces a program; it runs after this returns.
     pub fn begin(&mut self, program: &str) {
-        self.put(header::REPORT_BYTES, 0);
-        self.text(PROGRAM, PROGRAM_BYTES, header::PROGRAM_BYTES, program);
-        let sequence = self.get(header::SEQUENCE);
-        self.put(header::SEQUENCE, sequence + 1);
+        let bytes = &program.as_bytes()[..program.len().min(BYTES - TEXT)];
+        self.number += 1;
+        self.put(LENGTH, &0u32.to_le_bytes());
         fence(Ordering::SeqCst);
-        self.put(header::STATE, State::Running as u64);
-    }
-
-    /// The program has ended.
-    pub fn end(&mut self, stats: &Stats, violation: Option<&Violation>) {
-        self.put(header::CALLS, stats.calls);
-        self.put(header::SUCCEEDED, stats.succeeded);
-        self.put(header::OVERFLOWS, stats.overflows);
-        if let Some(violation) = violation {
-            self.text(
-                REPORT,
-                REPORT_BYTES,
-                header::REPORT_BYTES,
-                &violation.print(),
-            );
-        }
+        self.put(TEXT, bytes);
+        self.put(NUMBER, &self.number.to_le_bytes());
+        self.put(0, &MAGIC);
         fence(Ordering::SeqCst);
-        self.put(header::STATE, State::Done as u64);
+        self.put(LENGTH, &(bytes.len() as u32).to_le_bytes());
     }
 
-    /// Publishes what the fuzzer has: call sites covered, programs kept,
-    /// programs passed over because a known finding would show again.
-    pub fn progress(&mut self, covered: u64, corpus: u64, avoided: u64) {
-        self.put(header::COVERED, covered);
-        self.put(header::CORPUS, corpus);
-        self.put(header::AVOIDED, avoided);
-    }
-
-    fn put(&mut self, word: usize, value: u64) {
-        // SAFETY: `word` is one of the header, which is inside the mapping.
-        unsafe { self.base.cast::<u64>().add(word).write_volatile(value) };
-    }
-
-    fn get(&self, word: usize) -> u64 {
-        // SAFETY: as in `put`.
-        unsafe { self.base.cast::<u64>().add(word).read_volatile() }
-    }
-
-    /// Writes at most `limit` bytes of `text`, then their number.
-    fn text(&mut self, offset: usize, limit: usize, length: usize, text: &str) {
-        let bytes = &text.as_bytes()[..text.len().min(limit)];
+    /// Writes byte by byte, volatile, because a device may back the mapping.
+    fn put(&mut self, offset: usize, bytes: &[u8]) {
         for (i, byte) in bytes.iter().enumerate() {
-            // SAFETY: offset + limit is at most BYTES. By volatile stores,
-            // because device memory may back the mapping.
+            // SAFETY: the callers stay below BYTES.
             unsafe { self.base.add(offset + i).write_volatile(*byte) };
         }
-        self.put(length, bytes.len() as u64);
     }
+}
+
+/// The memory of the first ivshmem device.
+fn device() -> Option<PathBuf> {
+    let devices = fs::read_dir("/sys/bus/pci/devices").ok()?;
+    let is = |path: PathBuf, wanted: &str| {
+        fs::read_to_string(path).is_ok_and(|found| found.trim() == wanted)
+    };
+    let mut paths = devices.flatten().map(|entry| entry.path());
+    let found = paths
+        .find(|path| is(path.join("vendor"), DEVICE.0) && is(path.join("device"), DEVICE.1))?;
+    Some(found.join("resource2"))
 }
 
 #[cfg(test)]
@@ -140,28 +100,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_program_is_there_before_it_runs_and_the_report_after() {
+    fn the_program_stands_in_the_page_with_its_number() {
         let file = selftests::mapping::memfd("mailbox", BYTES).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let mut mailbox = Mailbox::open(Path::new(&path)).unwrap();
-        let bytes = || {
-            let mut bytes = vec![0; BYTES];
-            std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, 0).unwrap();
-            bytes
-        };
+        mailbox.begin("p0 fork child=p1\n");
         mailbox.begin("p0 verify\n");
-        let seen = bytes();
-        assert_eq!(&seen[..8], b"HPFUZZ01");
-        assert_eq!((seen[8], seen[16], seen[24]), (1, State::Running as u8, 10));
-        assert_eq!(&seen[PROGRAM..PROGRAM + 10], b"p0 verify\n");
-        mailbox.end(
-            &Stats {
-                calls: 7,
-                ..Stats::default()
-            },
-            None,
-        );
-        let seen = bytes();
-        assert_eq!((seen[16], seen[32], seen[40]), (State::Done as u8, 0, 7));
+        let mut seen = [0; 26];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut seen, 0).unwrap();
+        assert_eq!(&seen[..8], b"HPF1\x0a\0\0\0");
+        assert_eq!(seen[8], 2);
+        assert_eq!(&seen[16..], b"p0 verify\n");
     }
 }

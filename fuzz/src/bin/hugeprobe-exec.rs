@@ -1,102 +1,177 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Runs programs without libFuzzer: replays files, or draws programs from a
-//! seed. One JSON line for each program on standard output. Exit status: 0 all
-//! right, 1 a violation, 2 usage or a file that is not a program, 75 the
-//! executor failed.
+//! Programs without libFuzzer: replays files, draws programs from a seed, and
+//! turns programs into other forms. Exit status 0 all right, 1 a violation, 2
+//! usage or a file that is not a program, 4 no such variant, 75 the executor
+//! failed.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
-use hugeprobe_fuzz::decode;
-use hugeprobe_fuzz::exec::{Session, SessionError, Violation};
+use clap::{Args, Parser, Subcommand};
+use hugeprobe_fuzz::exec::Session;
 use hugeprobe_fuzz::mailbox::Mailbox;
 use hugeprobe_fuzz::program::{Program, Target};
-use hugeprobe_fuzz::text;
-use serde_json::json;
+use hugeprobe_fuzz::{decode, lines, reduce, text};
 
 /// Run programs of memory-management operations and check them.
 #[derive(Parser)]
 #[command(name = "hugeprobe-exec")]
 struct Options {
-    /// Programs in text form
-    files: Vec<PathBuf>,
-    /// Run each program this many times; the first violation ends them
-    #[arg(long, default_value_t = 1)]
-    repeat: u32,
-    /// Draw this many programs instead of reading files
-    #[arg(long, value_name = "COUNT", conflicts_with = "files")]
-    random: Option<u64>,
-    /// Where drawing starts; the same seed gives the same programs
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The family that is drawn from: mm, hmm, collapse or pfnmap
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run programs in text form
+    Run {
+        /// The programs
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Draw programs and run them
+    Random {
+        /// How many
+        count: u64,
+        /// Where drawing starts; the same seed gives the same programs
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Print the programs before they run
+        #[arg(long)]
+        print: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Print the INDEX-th simpler variant of a program
+    Reduce {
+        /// The program
+        file: PathBuf,
+        /// Which variant, from 0
+        index: usize,
+    },
+    /// Print an input of a fuzz target as text
+    Text {
+        /// The input
+        file: PathBuf,
+        /// The target whose input it is
+        #[arg(long, default_value = "mm")]
+        target: String,
+    },
+    /// Print a program as an input of a fuzz target
+    Bytes {
+        /// The program
+        file: PathBuf,
+    },
+}
+
+#[derive(Args)]
+struct How {
+    /// The family that programs are drawn from: mm, hmm, collapse or pfnmap
     #[arg(long, default_value = "mm")]
     target: String,
+    /// Run each program this many times; a violation ends them
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
+    /// Go on with the next program after a violation
+    #[arg(long)]
+    no_stop: bool,
+    /// Say nothing of programs that are all right
+    #[arg(long)]
+    quiet: bool,
     /// Write the addresses of all kernel call sites reached to this file
     #[arg(long, value_name = "FILE")]
     pcs: Option<PathBuf>,
-    /// Go on after a violation
-    #[arg(long)]
-    keep_going: bool,
-    /// Write one summary line at the end, and only violations before it
-    #[arg(long)]
-    stats: bool,
-    /// Print the programs that are run
-    #[arg(long)]
-    print: bool,
-    /// Memory shared with the host, see the library's documentation
-    #[arg(long, value_name = "FILE", env = "HUGEPROBE_MAILBOX")]
-    mailbox: Option<PathBuf>,
     /// Run on this kernel although it is not a guest made for it
     #[arg(long)]
     yes_fuzz_this_kernel: bool,
 }
 
+/// What went wrong: a line for standard error, and the exit status.
+type Failure = (String, u8);
+
 fn main() -> ExitCode {
-    let options = Options::parse();
-    let Some(target) = Target::parse(&options.target) else {
-        eprintln!(
-            "unknown target `{}`: mm, hmm, collapse or pfnmap",
-            options.target
-        );
-        return ExitCode::from(2);
-    };
-    let programs = match programs(&options, target) {
-        Ok(programs) => programs,
-        Err(message) => {
-            eprintln!("{message}");
-            return ExitCode::from(2);
+    let status = match Options::parse().verb {
+        Verb::Run { files, how } => {
+            read_all(&files).and_then(|programs| run(&how, programs.into_iter()))
         }
+        Verb::Random {
+            count,
+            seed,
+            print,
+            how,
+        } => random(count, seed, print, &how),
+        Verb::Reduce { file, index } => reduced(&file, index),
+        Verb::Text { file, target } => as_text(&file, &target),
+        Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
-    match run(&options, programs) {
-        Ok(false) => ExitCode::SUCCESS,
-        Ok(true) => ExitCode::from(1),
-        Err(error) => {
-            eprintln!("{error}");
-            ExitCode::from(75)
+    match status {
+        Ok(status) => ExitCode::from(status),
+        Err((message, status)) => {
+            eprintln!("{message}");
+            ExitCode::from(status)
         }
     }
 }
 
-type Programs = Box<dyn Iterator<Item = (String, Program)>>;
+fn show(text: &str) -> u8 {
+    // A reader that has gone away has seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    0
+}
 
-fn programs(options: &Options, target: Target) -> Result<Programs, String> {
-    if let Some(count) = options.random {
-        let seed = options.seed;
-        return Ok(Box::new((0..count).map(move |i| {
-            (format!("random {}", seed + i), drawn(seed + i, target))
-        })));
-    }
-    let mut programs = Vec::new();
-    for path in &options.files {
-        let source = std::fs::read_to_string(path)
-            .map_err(|e| format!("failed to read {}: {e}", path.display()))?;
-        let program = text::parse(&source).map_err(|e| format!("{}: {e}", path.display()))?;
-        programs.push((path.display().to_string(), program));
-    }
-    Ok(Box::new(programs.into_iter()))
+fn read_program(path: &Path) -> Result<Program, Failure> {
+    let source = std::fs::read_to_string(path)
+        .map_err(|e| (format!("failed to read {}: {e}", path.display()), 2))?;
+    text::parse(&source).map_err(|e| (format!("{}: {e}", path.display()), 2))
+}
+
+fn read_all(files: &[PathBuf]) -> Result<Vec<(String, Program)>, Failure> {
+    files
+        .iter()
+        .map(|file| Ok((file.display().to_string(), read_program(file)?)))
+        .collect()
+}
+
+fn target(name: &str) -> Result<Target, Failure> {
+    Target::parse(name).ok_or_else(|| {
+        (
+            format!("unknown target `{name}`: mm, hmm, collapse or pfnmap"),
+            2,
+        )
+    })
+}
+
+fn reduced(file: &Path, index: usize) -> Result<u8, Failure> {
+    let program = read_program(file)?;
+    Ok(reduce::variants(&program)
+        .get(index)
+        .map_or(4, |variant| show(&text::print(variant))))
+}
+
+fn as_text(file: &Path, name: &str) -> Result<u8, Failure> {
+    let bytes =
+        std::fs::read(file).map_err(|e| (format!("failed to read {}: {e}", file.display()), 2))?;
+    Ok(show(&text::print(&decode::from_input(
+        &bytes,
+        target(name)?,
+    ))))
+}
+
+fn random(count: u64, seed: u64, print: bool, how: &How) -> Result<u8, Failure> {
+    let target = target(&how.target)?;
+    let programs =
+        (seed..seed + count).map(move |seed| (format!("random {seed}"), drawn(seed, target)));
+    let shown = programs.inspect(move |(name, program)| {
+        if print {
+            show(&format!("# {name}\n{}", text::print(program)));
+        }
+    });
+    run(how, shown)
 }
 
 /// The program of a seed: bytes from a small generator, decoded.
@@ -113,70 +188,51 @@ fn drawn(seed: u64, target: Target) -> Program {
     decode::from_bytes(&bytes, target)
 }
 
-/// Runs all; true if there was a violation.
-fn run(options: &Options, programs: Programs) -> Result<bool, SessionError> {
-    let mut session = Session::start(options.yes_fuzz_this_kernel)?;
-    let mut mailbox = options.mailbox.as_deref().and_then(Mailbox::open);
-    let mut pcs = std::collections::BTreeSet::new();
+/// Runs all programs; 1 if there was a violation.
+fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u8, Failure> {
+    let mut session = Session::start(how.yes_fuzz_this_kernel).map_err(|e| (e.to_string(), 75))?;
+    let mut mailbox = Mailbox::find();
+    let mut pcs = BTreeSet::new();
     let (mut found, mut count) = (false, 0u64);
     let start = Instant::now();
     for (name, program) in programs {
-        if options.print {
-            print!("# {name}\n{}", text::print(&program));
-        }
-        for _ in 0..options.repeat {
+        let mut violated = false;
+        for _ in 0..how.repeat {
             if let Some(mailbox) = &mut mailbox {
                 mailbox.begin(&text::print(&program));
             }
-            let violation = session.run(&program)?;
-            if let Some(mailbox) = &mut mailbox {
-                mailbox.end(&session.stats(), violation.as_ref());
-            }
+            let violation = session.run(&program).map_err(|e| (e.to_string(), 75))?;
             count += 1;
             pcs.extend(session.cover().iter().map(|(_, pc, _)| pc));
-            if !options.stats || violation.is_some() {
-                println!("{}", line(&name, &session, violation.as_ref()));
-            }
-            if violation.is_some() {
-                found = true;
+            if let Some(violation) = violation {
+                violated = true;
+                show(&format!("{}\n", lines::violation(&violation, &program)));
                 break;
             }
         }
-        if found && !options.keep_going {
+        if violated || !how.quiet {
+            show(&format!(
+                "{}\n",
+                lines::ran(&name, violated, &session.results(), session.cover().len())
+            ));
+        }
+        found |= violated;
+        if violated && !how.no_stop {
             break;
         }
     }
-    if options.stats {
-        summary(&session, count, start.elapsed().as_secs_f64(), pcs.len());
-    }
-    write_pcs(options, &pcs);
-    Ok(found)
+    show(&format!(
+        "{}\n",
+        lines::stats(count, &session.stats(), pcs.len())
+    ));
+    eprintln!("{count} programs in {:.1} s", start.elapsed().as_secs_f64());
+    write_pcs(how.pcs.as_deref(), &pcs)?;
+    Ok(u8::from(found))
 }
 
-fn line(name: &str, session: &Session, violation: Option<&Violation>) -> serde_json::Value {
-    let violation = violation.map(|v| {
-        json!({"oracle": v.oracle.to_string(), "step": v.step, "title": v.title, "detail": v.detail})
-    });
-    let results = session.results();
-    json!({"program": name, "ok": violation.is_none(), "violation": violation,
-           "calls": results.len(), "results": results, "pcs": session.cover().len()})
-}
-
-fn summary(session: &Session, programs: u64, seconds: f64, pcs: usize) {
-    let stats = session.stats();
-    let share = stats.succeeded as f64 / stats.calls.max(1) as f64;
-    println!(
-        "{}",
-        json!({"programs": programs, "seconds": seconds, "programs_per_second": programs as f64 / seconds,
-               "calls": stats.calls, "calls_per_second": stats.calls as f64 / seconds,
-               "succeeded": share, "kcov": session.has_kcov(), "kcov_overflows": stats.overflows, "pcs": pcs})
-    );
-}
-
-fn write_pcs(options: &Options, pcs: &std::collections::BTreeSet<u64>) {
-    let Some(path) = &options.pcs else { return };
+fn write_pcs(path: Option<&Path>, pcs: &BTreeSet<u64>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
     let lines: String = pcs.iter().map(|pc| format!("{pc:#x}\n")).collect();
-    if let Err(error) = std::fs::write(path, lines) {
-        eprintln!("failed to write {}: {error}", path.display());
-    }
+    std::fs::write(path, lines)
+        .map_err(|e| (format!("failed to write {}: {e}", path.display()), 75))
 }

@@ -9,11 +9,12 @@
 pub mod plain;
 
 use std::cell::RefCell;
-use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use crate::avoid::Avoid;
+use crate::avoid::Known;
 use crate::decode;
-use crate::exec::{Session, Violation};
+use crate::exec::Session;
+use crate::lines;
 use crate::mailbox::Mailbox;
 use crate::mutate;
 use crate::program::{Program, Target};
@@ -45,12 +46,12 @@ struct Fuzzer {
     target: Target,
     session: Session,
     mailbox: Option<Mailbox>,
-    avoid: Avoid,
-    avoided: u64,
+    known: Known,
+    programs: u64,
+    said: Instant,
     /// Counter of each cell of the coverage, 0 for none yet, else index + 1.
     counter_of: Vec<u32>,
     used: usize,
-    corpus: u64,
 }
 
 thread_local! {
@@ -72,19 +73,15 @@ pub fn init(target: Target) {
     if !session.has_kcov() {
         eprintln!("hugeprobe: the kernel has no KCOV: fuzzing without coverage");
     }
-    let path = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let avoid = path("HUGEPROBE_AVOID")
-        .and_then(|path| std::fs::read_to_string(path).ok())
-        .unwrap_or_default();
     let fuzzer = Fuzzer {
         target,
         session,
-        mailbox: path("HUGEPROBE_MAILBOX").as_deref().and_then(Mailbox::open),
-        avoid: Avoid::parse(&avoid),
-        avoided: 0,
+        mailbox: Mailbox::find(),
+        known: Known::load(),
+        programs: 0,
+        said: Instant::now(),
         counter_of: vec![0; crate::exec::cover::CELLS],
         used: 0,
-        corpus: 0,
     };
     FUZZER.with_borrow_mut(|slot| *slot = Some(fuzzer));
     // SAFETY: both tables are static and of the same number of entries.
@@ -146,8 +143,7 @@ impl Fuzzer {
         if program.steps.is_empty() {
             return true;
         }
-        if self.avoid.matches(&program).is_some() {
-            self.avoided += 1;
+        if self.known.avoids(&program) {
             return false;
         }
         let first = self.once(&program);
@@ -163,7 +159,6 @@ impl Fuzzer {
         } else {
             self.once(&program)
         };
-        self.corpus += u64::from(!fresh.is_empty());
         for (cell, pc, count) in &repeated {
             if self.counter_of[*cell] == 0
                 && fresh.binary_search(cell).is_ok()
@@ -176,8 +171,12 @@ impl Fuzzer {
                 unsafe { (&raw mut COUNTS).cast::<u8>().add(index).write(*count) };
             }
         }
-        if let Some(mailbox) = &mut self.mailbox {
-            mailbox.progress(self.used as u64, self.corpus, self.avoided);
+        if self.said.elapsed() >= Duration::from_secs(1) {
+            self.said = Instant::now();
+            println!(
+                "{}",
+                lines::stats(self.programs, &self.session.stats(), self.used)
+            );
         }
         true
     }
@@ -194,22 +193,26 @@ impl Fuzzer {
         self.counter_of[cell] = self.used as u32;
     }
 
-    /// Runs the program once; aborts on a violation, so that libFuzzer keeps it.
+    /// Runs the program once. A violation that is not known ends the process
+    /// by abort, so that libFuzzer keeps the input.
     fn once(&mut self, program: &Program) -> Vec<(usize, u64, u8)> {
         if let Some(mailbox) = &mut self.mailbox {
             mailbox.begin(&text::print(program));
         }
-        let outcome = self.session.run(program);
-        match outcome {
-            Ok(violation) => {
-                if let Some(mailbox) = &mut self.mailbox {
-                    mailbox.end(&self.session.stats(), violation.as_ref());
-                }
-                if let Some(violation) = violation {
-                    report(program, &violation);
-                    std::process::abort();
-                }
+        self.programs += 1;
+        match self.session.run(program) {
+            Ok(Some(violation)) if self.known.has_title(&violation.title) => {
+                println!("{}", lines::known(&violation.title));
             }
+            Ok(Some(violation)) => {
+                println!("{}", lines::violation(&violation, program));
+                println!(
+                    "{}",
+                    lines::stats(self.programs, &self.session.stats(), self.used)
+                );
+                std::process::abort();
+            }
+            Ok(None) => {}
             Err(error) => {
                 eprintln!("{error}");
                 std::process::exit(75);
@@ -242,14 +245,6 @@ fn outcomes(program: &Program, results: &[i32]) -> Vec<(usize, u64, u8)> {
         .into_iter()
         .map(|cell| (cell, cell as u64, 1))
         .collect()
-}
-
-fn report(program: &Program, violation: &Violation) {
-    eprintln!(
-        "== hugeprobe violation ==\n{}== program ==\n{}== end ==",
-        violation.print(),
-        text::print(program)
-    );
 }
 
 /// Defines the entry points of a fuzz target.

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Lines on standard output that are for the host; see docs/fuzzing.md.
+
+use serde_json::json;
+
+use crate::exec::{Stats, Violation};
+use crate::program::Program;
+use crate::text;
+
+/// `HP stats`: totals of this process.
+pub fn stats(programs: u64, stats: &Stats, pcs: usize) -> String {
+    let thp_faults = thp_faults().unwrap_or(0);
+    let json = json!({"programs": programs, "calls": stats.calls, "succeeded": stats.succeeded,
+                      "thp_faults": thp_faults, "pcs": pcs, "overflows": stats.overflows});
+    format!("HP stats {json}")
+}
+
+/// `HP violation`.
+pub fn violation(violation: &Violation, program: &Program) -> String {
+    let json = json!({"oracle": violation.oracle.to_string(), "step": violation.step, "title": violation.title,
+                      "detail": violation.detail, "program": text::print(program)});
+    format!("HP violation {json}")
+}
+
+/// `HP known`: a violation that the host knows already.
+pub fn known(title: &str) -> String {
+    format!("HP known {}", json!({ "title": title }))
+}
+
+/// `HP ran`: a replayed program, and what each step returned.
+pub fn ran(file: &str, violated: bool, results: &[i32], pcs: usize) -> String {
+    let json = json!({"file": file, "violated": violated, "calls": results.len(), "results": results, "pcs": pcs});
+    format!("HP ran {json}")
+}
+
+/// Faults of the whole system that got a huge page.
+fn thp_faults() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("thp_fault_alloc "))?
+        .parse()
+        .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::Oracle;
+
+    #[test]
+    fn a_line_is_one_line_and_carries_the_program() {
+        let found = Violation {
+            oracle: Oracle::Content,
+            step: Some(1),
+            title: "wrong content after fork".into(),
+            detail: "expected\nfound".into(),
+        };
+        let line = violation(&found, &text::parse("p0 verify\n").unwrap());
+        assert!(!line.contains('\n') && line.starts_with("HP violation {"));
+        assert!(line.contains(r#""program":"p0 verify\n""#) && line.contains(r#""step":1"#));
+        assert_eq!(known("t"), r#"HP known {"title":"t"}"#);
+    }
+}
