@@ -16,7 +16,9 @@ const VMSTAT: &[&str] = &[
 const STATS: &[&str] = &["nr_anon", "nr_anon_partially_mapped"];
 const SIZES: &str = "/sys/kernel/mm/transparent_hugepage";
 /// Times that a difference is looked at again before it counts.
-const ROUNDS: u32 = 20;
+const ROUNDS: u32 = 12;
+/// Rounds of these in which per-CPU counts are folded and no more.
+const FOLD_ONLY: u32 = 6;
 
 /// Values before the programs.
 pub struct Baseline {
@@ -27,8 +29,8 @@ pub struct Baseline {
 impl Baseline {
     /// The values now, when nothing of ours runs.
     pub fn take() -> Self {
-        settle();
-        settle();
+        settle(true);
+        settle(true);
         let (names, values) = read().into_iter().unzip();
         Self { names, values }
     }
@@ -37,12 +39,11 @@ impl Baseline {
     /// stays after per-CPU lists have been emptied several times.
     pub fn violation(&mut self) -> Option<Violation> {
         let mut differing = self.differences();
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             if differing.is_empty() {
                 return None;
             }
-            settle();
-            std::thread::sleep(Duration::from_millis(20));
+            settle(round >= FOLD_ONLY);
             differing = self.differences();
         }
         let (first, ..) = differing.first()?.clone();
@@ -97,10 +98,13 @@ fn read() -> Vec<(String, i64)> {
     found
 }
 
-/// Empties per-CPU lists that still hold pages, and folds per-CPU counts.
-fn settle() {
+/// Folds per-CPU counts; with `drain` empties the per-CPU lists before, which
+/// still hold pages. Compaction does that, and a lot more: it is the last resort.
+fn settle(drain: bool) {
     // Both fail only without their file, and then there is nothing to do.
-    // Compaction first: emptying the lists changes the counts.
-    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+    if drain {
+        let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
 }
