@@ -247,6 +247,11 @@ impl Board {
     pub fn report(&self, violation: &Violation) {
         let shared = self.shared();
         if shared.report_bytes == 0 {
+            let mut violation = violation.clone();
+            if self.uses_devices() {
+                // the same symptom without a device would be another bug
+                violation.title.push_str(", with device memory");
+            }
             let text = violation.print();
             let bytes = &text.as_bytes()[..text.len().min(REPORT_BYTES)];
             shared.report[..bytes.len()].copy_from_slice(bytes);
