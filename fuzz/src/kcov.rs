@@ -15,7 +15,7 @@ use crate::exec::cover::Cover;
 
 const PATH: &str = "/sys/kernel/debug/kcov";
 /// Words of the buffer; the first is the count of the others.
-const WORDS: usize = 64 << 10;
+const WORDS: usize = 128 << 10;
 const INIT_TRACE: u64 = 0x8008_6301;
 const ENABLE: u64 = 0x6364;
 const DISABLE: u64 = 0x6365;

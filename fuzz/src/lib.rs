@@ -18,6 +18,7 @@
 
 pub mod avoid;
 pub mod decode;
+pub mod emit;
 pub mod exec;
 pub mod kcov;
 #[cfg(feature = "libfuzzer")]

@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use hugeprobe_fuzz::exec::Session;
 use hugeprobe_fuzz::mailbox::Mailbox;
 use hugeprobe_fuzz::program::{Program, Target};
-use hugeprobe_fuzz::{decode, lines, reduce, text};
+use hugeprobe_fuzz::{decode, emit, lines, reduce, text};
 
 /// Run programs of memory-management operations and check them.
 #[derive(Parser)]
@@ -62,6 +62,11 @@ enum Verb {
         #[arg(long, default_value = "mm")]
         target: String,
     },
+    /// Print a program as a C file that shows the same
+    EmitC {
+        /// The program
+        file: PathBuf,
+    },
     /// Print a program as an input of a fuzz target
     Bytes {
         /// The program
@@ -107,6 +112,9 @@ fn main() -> ExitCode {
         } => random(count, seed, print, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
+        Verb::EmitC { file } => read_program(&file)
+            .and_then(|program| emit::c_source(&program).map_err(|e| (e.to_string(), 4)))
+            .map(|source| show(&source)),
         Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
     match status {

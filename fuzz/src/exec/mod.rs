@@ -25,4 +25,5 @@ mod worker;
 
 pub use board::Stats;
 pub use session::{Session, SessionError};
+pub use sys::advice_number;
 pub use violation::{Oracle, Violation};

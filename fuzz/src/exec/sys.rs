@@ -105,8 +105,8 @@ pub fn mremap(at: Addr, len: Len, to: Addr, new: Len, how: Move) -> i32 {
     }
 }
 
-/// The number of an advice.
-fn advice_number(advice: Advice) -> c_int {
+/// The number of an advice (include/uapi/asm-generic/mman-common.h).
+pub fn advice_number(advice: Advice) -> c_int {
     match advice {
         Advice::Hugepage => libc::MADV_HUGEPAGE,
         Advice::Nohugepage => libc::MADV_NOHUGEPAGE,
