@@ -133,7 +133,7 @@ fn every_report_has_the_same_verdicts() {
     );
     assert!(stdout.starts_with("KTAP version 1\n1..1\n"), "{stdout}");
     for needed in [
-        "faults.kernel_warns: failed: WARNING in __split_huge_pmd_locked",
+        "faults.kernel_warns: failed: the kernel reported `WARNING in __split_huge_pmd_locked`",
         r"--tests '^faults\.fails$'",
         "2 passed, 2 failed, 2 crashed the kernel, 1 skipped",
     ] {
@@ -176,7 +176,7 @@ fn kunit_agrees(dir: &Path, counts: &str) {
 fn a_killed_machine_costs_one_test() {
     let Some(kernel) = kernel() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let regex = r"\.(passes|sleeps_for_ever|finds_the_setting_restored)$";
+    let regex = r"\.(passes|sleeps_for_ever|writes_ktap_lines)$";
     let mut child = run_faults(&kernel, regex, dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -192,7 +192,7 @@ fn a_killed_machine_costs_one_test() {
         &[
             ("passes", "pass"),
             ("sleeps_for_ever", "crashed"),
-            ("finds_the_setting_restored", "pass"),
+            ("writes_ktap_lines", "pass"),
         ],
     );
     let json = std::fs::read_to_string(dir.path().join("results.json")).unwrap();
@@ -203,7 +203,7 @@ fn a_killed_machine_costs_one_test() {
 fn ctrl_c_ends_everything_and_keeps_what_is_known() {
     let Some(kernel) = kernel() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let regex = r"\.(passes|sleeps_for_ever|finds_the_setting_restored)$";
+    let regex = r"\.(passes|sleeps_for_ever|writes_ktap_lines)$";
     let mut child = run_faults(&kernel, regex, dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -216,6 +216,6 @@ fn ctrl_c_ends_everything_and_keeps_what_is_known() {
     assert_eq!(machines(dir.path()), []);
     let outcomes = outcomes(dir.path());
     assert_eq!(outcomes["passes"], "pass");
-    assert_eq!(outcomes["finds_the_setting_restored"], "not_run");
+    assert_eq!(outcomes["writes_ktap_lines"], "not_run");
     assert_eq!(outcomes.len(), 3);
 }

@@ -86,7 +86,8 @@ impl Builder<'_> {
             machine.append.extend(self.kernel.boot_args.iter().cloned());
         }
         for (target, needs) in &needs {
-            if needs.memory_mib.is_some_and(|mib| mib > memory_mib) {
+            let special = !needs.boot.is_empty() || !needs.modules.is_empty();
+            if special && needs.memory_mib.is_some_and(|mib| mib > memory_mib) {
                 self.ui.step(&format!(
                     "{target} needs a bigger guest: some of its tests will skip"
                 ));
