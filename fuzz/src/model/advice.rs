@@ -129,7 +129,14 @@ fn advise_page(page: &mut Page, advice: Advice) {
                 .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
             page.flags.set(Flags::GUARD);
         }
-        Advice::GuardRemove => flags.clear(Flags::GUARD),
+        // the bit that a scan may have put into a marker goes with it
+        Advice::GuardRemove if flags.has(Flags::GUARD) => {
+            flags.clear(
+                Flags::GUARD
+                    .with(Flags::PROTECTED)
+                    .with(Flags::PROTECTED_UNSURE),
+            );
+        }
         Advice::Wipeonfork => flags.set(Flags::WIPEONFORK),
         Advice::Keeponfork => flags.clear(Flags::WIPEONFORK),
         Advice::Dontfork => flags.set(Flags::DONTFORK),

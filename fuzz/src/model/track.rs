@@ -59,11 +59,13 @@ impl Model {
     ) -> (Wanted, Touched) {
         if got == 0 {
             for page in self.range(who, at, len) {
-                page.flags.clear(
-                    Flags::TRACKED
-                        .with(Flags::PROTECTED)
-                        .with(Flags::PROTECTED_UNSURE),
-                );
+                page.flags.clear(Flags::TRACKED);
+                if page.flags.has(Flags::GUARD) {
+                    page.unsettle_protection();
+                } else {
+                    page.flags
+                        .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
+                }
             }
         }
         (
@@ -92,9 +94,13 @@ impl Model {
                 return (Wanted::Exactly(ENOENT), touched);
             }
             seen = true;
+            // guard markers are passed over, also when a scan has set their bit
+            if page.flags.has(Flags::GUARD) {
+                continue;
+            }
             page.flags
                 .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
-            if protect && !page.flags.has(Flags::GUARD) {
+            if protect {
                 page.flags.set(Flags::PROTECTED);
             }
         }
