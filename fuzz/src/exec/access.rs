@@ -174,12 +174,12 @@ pub(super) fn agree(
     expected: Effect,
     found: Result<(), Fault>,
 ) -> Result<(), check::Broken> {
-    let right = match (expected, found.map_err(|fault| fault.signal)) {
-        (Effect::Done | Effect::DoneOrBus, Ok(())) => true,
-        (Effect::Segv, Err(Signal::Segv)) => true,
-        (Effect::Bus | Effect::DoneOrBus, Err(Signal::Bus)) => true,
-        _ => false,
-    };
+    let right = matches!(
+        (expected, found.map_err(|fault| fault.signal)),
+        (Effect::Done | Effect::DoneOrBus, Ok(()))
+            | (Effect::Segv, Err(Signal::Segv))
+            | (Effect::Bus | Effect::DoneOrBus, Err(Signal::Bus))
+    );
     if right {
         return Ok(());
     }

@@ -84,19 +84,16 @@ impl Board {
     }
 
     /// The model; for the process that has the turn.
-    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
     pub fn model(&self) -> &mut Model {
         &mut self.shared().model
     }
 
     /// The coverage; for the process that has the turn.
-    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
     pub fn cover(&self) -> &mut Cover {
         &mut self.shared().cover
     }
 
     /// The counts; for the process that has the turn.
-    #[expect(clippy::mut_from_ref, reason = "the turn is the lock")]
     pub fn stats(&self) -> &mut Stats {
         &mut self.shared().stats
     }

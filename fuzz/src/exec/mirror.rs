@@ -258,7 +258,8 @@ impl Process<'_> {
             let page = at.page() + i;
             let (stamp, or_zero) = self.setup.board.model().content(self.me, page);
             let right = (0..4).all(|index| words[index] == word(stamp, index));
-            if !right && !(or_zero && words == [0; 4]) {
+            let dropped = or_zero && words == [0; 4];
+            if !right && !dropped {
                 let (oracle, what, detail) = wrong_content(page, stamp, &words);
                 return Err((oracle, format!("{what} seen by the device"), detail));
             }

@@ -187,7 +187,7 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     while ready.is_ok() && requests.read_exact(&mut [0]).is_ok() {
         worker::run_program(setup);
         programs += 1;
-        if programs % RELEASE_EACH == 0 {
+        if programs.is_multiple_of(RELEASE_EACH) {
             super::mirror::release_devices();
         }
         let found = if setup.alone {
