@@ -18,9 +18,6 @@ use super::version::DebianVersion;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
-/// What the archive is asked from when the host does not use Debian's archive.
-const PUBLIC_MIRROR: &str = "http://deb.debian.org/debian";
-
 /// Where kernels are: sid and its backports have the newest release,
 /// experimental the candidates, bookworm the oldest that is of interest.
 const SUITES: &[&str] = &[
@@ -70,7 +67,7 @@ impl Archive {
         if !dir.join("status").exists() {
             write_whole(&dir.join("status"), b"")?;
         }
-        let mirror = mirror_of_host();
+        let mirror = mirror_of_host()?;
         write_whole(&dir.join("sources.sources"), sources(&mirror).as_bytes())?;
         let config = dir.join("apt.conf");
         write_whole(&config, configuration(&dir).as_bytes())?;
@@ -214,13 +211,16 @@ impl Archive {
 }
 
 /// The mirror that the host itself uses for Debian's archive.
-fn mirror_of_host() -> String {
+fn mirror_of_host() -> Result<String, KernelError> {
     // apt knows all the formats that sources are written in; it prints what it
     // would fetch, also where no list was ever fetched.
     stdout_of(command("apt-get").args(["update", "--print-uris"]))
         .ok()
         .and_then(|text| parse_mirror(&text))
-        .unwrap_or_else(|| PUBLIC_MIRROR.to_owned())
+        .ok_or_else(|| KernelError::Download {
+            what: "the archive's index".to_owned(),
+            why: "apt's sources name no Debian archive; add one, or set KDIR or KERNEL".to_owned(),
+        })
 }
 
 /// Finds Debian's main archive in what `apt-get update --print-uris` prints.
