@@ -93,8 +93,15 @@ impl Setting {
 impl Drop for Setting {
     fn drop(&mut self) {
         let mut in_force = IN_FORCE.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = in_force.iter().position(|s| s.number == self.number) {
-            in_force.remove(at).restore();
+        let Some(at) = in_force.iter().position(|s| s.number == self.number) else {
+            return;
+        };
+        let saved = in_force.remove(at);
+        // A vector drops its oldest element first: whoever has changed the same
+        // file since then has to bring back what was there before both.
+        match in_force[at..].iter_mut().find(|s| s.path == saved.path) {
+            Some(newer) => newer.old = saved.old,
+            None => saved.restore(),
         }
     }
 }
@@ -208,6 +215,30 @@ fn rest_khugepaged() -> Vec<Setting> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn oldest_value_returns_in_whatever_order_guards_go() {
+        let file = std::env::temp_dir().join(format!("hugeprobe-setting-{}", std::process::id()));
+        for oldest_first in [true, false] {
+            fs::write(&file, "3").unwrap();
+            let guard = |old: &str| {
+                let number = NEXT.fetch_add(1, Ordering::Relaxed);
+                IN_FORCE.lock().unwrap().push(Saved {
+                    number,
+                    path: file.clone(),
+                    old: old.into(),
+                });
+                Setting { number }
+            };
+            let mut guards = vec![guard("1"), guard("2")];
+            if !oldest_first {
+                guards.reverse();
+            }
+            drop(guards);
+            assert_eq!(fs::read_to_string(&file).unwrap(), "1");
+        }
+        fs::remove_file(&file).unwrap();
+    }
 
     #[test]
     fn the_bracketed_choice_is_found() {
