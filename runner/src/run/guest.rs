@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The guest that a kernel's profile, the chosen targets and the user ask for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use hugeprobe_vm::machine::{Accel, MachineConfig};
@@ -82,6 +83,7 @@ impl Builder<'_> {
             swap_mib: SWAP_MIB,
             ..Setup::default()
         };
+        let mut wanted = BTreeSet::new();
         if memory_mib >= self.kernel.memory_mib {
             machine.append.extend(self.kernel.boot_args.iter().cloned());
         }
@@ -93,8 +95,16 @@ impl Builder<'_> {
                 ));
                 continue;
             }
-            machine.append.extend(needs.boot.iter().cloned());
+            // Targets may share a need; a module can be loaded only once.
+            for word in &needs.boot {
+                if !machine.append.contains(word) {
+                    machine.append.push(word.clone());
+                }
+            }
             for need in &needs.modules {
+                if !wanted.insert(&need.name) {
+                    continue;
+                }
                 match modules::build(self.cache, self.layout, self.kernel, &need.name) {
                     Ok(path) => setup.modules.push(Module {
                         path,
