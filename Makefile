@@ -26,7 +26,7 @@ doctor: hugeprobe ## Check what this machine can do
 matrix: KVER ?= 6.12,7.2,7.3
 matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one report
 	@$(HUGEPROBE) run $(run_args)
-test: hugeprobe ## The project's own tests and all targets, in virtual machines
+test: hugeprobe ## The project's own tests, in virtual machines too
 	@$(HUGEPROBE) self-test
 install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
 	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
