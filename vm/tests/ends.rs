@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -59,8 +59,17 @@ fn run_and(
     (events, acted)
 }
 
+/// The tests count and kill the machines of this process: one at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    // A test that failed has said so itself.
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn killed_qemu_costs_one_test_only() {
+    let _alone = alone();
     let Some(kernel) = support::kernel() else {
         return;
     };
@@ -79,6 +88,7 @@ fn killed_qemu_costs_one_test_only() {
 
 #[test]
 fn interruption_ends_the_run_at_once() {
+    let _alone = alone();
     let Some(kernel) = support::kernel() else {
         return;
     };
@@ -97,6 +107,7 @@ fn interruption_ends_the_run_at_once() {
 
 #[test]
 fn an_image_that_does_not_boot_is_no_test_failure() {
+    let _alone = alone();
     if support::kernel().is_none() {
         return;
     }
