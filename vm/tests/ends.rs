@@ -5,8 +5,8 @@
 mod support;
 
 use std::fs;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hugeprobe_vm::event::{Event, Fate, Stamped, Verdict};
