@@ -12,7 +12,9 @@ tests_args = $(if $(TESTS),--tests '$(TESTS)') $(TARGETS)
 run_args = $(kernel_args) $(guest_args) $(if $(O),--output '$(O)') $(if $(TIMEOUT),--timeout '$(TIMEOUT)') \
 	$(if $(filter-out 0,$(V)),--verbose) $(tests_args)
 
-.PHONY: run_tests list kernel doctor matrix test install clean help hugeprobe
+FUZZ ?= mm
+
+.PHONY: fuzz run_tests list kernel doctor matrix test install clean help hugeprobe
 .DEFAULT_GOAL := run_tests
 
 run_tests: hugeprobe ## Build the kernel, boot it, run the tests in it, report (default)
@@ -28,6 +30,8 @@ matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one rep
 	@$(HUGEPROBE) run $(run_args)
 test: hugeprobe ## The project's own tests, in virtual machines too
 	@$(HUGEPROBE) self-test
+fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm|hmm|collapse|pfnmap TIME=10m)
+	@$(HUGEPROBE) fuzz $(FUZZ) $(if $(TIME),--time '$(TIME)') $(if $(O),--output '$(O)') $(kernel_args) $(guest_args)
 install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
 	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
 clean: ## Remove what cargo built (kernels stay cached: see `hugeprobe doctor`)
@@ -43,6 +47,7 @@ help: ## This text
 #= TARGETS="..."  targets to run (default: all)
 #= TESTS=regex    only tests whose target.name matches
 #= O=dir          results folder (default: results/<time>)
+#= FUZZ= TIME=    what to fuzz and how long (TIME=10m)
 #= CPUS= MEM=     CPUs and memory of the guest, such as MEM=6G
 #= TIMEOUT=secs   time limit for one test
 #= JOBS=n         build jobs
