@@ -30,7 +30,7 @@ matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one rep
 	@$(HUGEPROBE) run $(run_args)
 test: hugeprobe ## The project's own tests, in virtual machines too
 	@$(HUGEPROBE) self-test
-fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm|hmm|collapse|pfnmap TIME=10m)
+fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm, hmm, collapse or pfnmap; TIME=10m)
 	@$(HUGEPROBE) fuzz $(FUZZ) $(if $(TIME),--time '$(TIME)') $(if $(O),--output '$(O)') $(kernel_args) $(guest_args)
 install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
 	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
