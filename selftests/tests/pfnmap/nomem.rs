@@ -35,7 +35,11 @@ fn mmap_fails_whole(way: Way) {
             Ok(()) => fixture::check(&region, 0..region.len() / PAGE, 0),
             Err(errno) => {
                 failed += 1;
-                only_injected(nth, errno, injected);
+                // pfnmap_track_ctx_alloc() of mm/memory.c makes EINVAL of
+                // whatever keeps it from reserving the memory type.
+                if errno != Errno::EINVAL || injected == Injected::No {
+                    only_injected(nth, errno, injected);
+                }
                 let left = pagetable::leaves(&region.absolute(&region.all()));
                 assert!(left.is_empty(), "allocation {nth}: {left:x?}");
             }
