@@ -62,10 +62,11 @@ pub struct MachineConfig {
     pub qemu_args: Vec<String>,
     /// Memory to share with the guest.
     pub shared_memory: Option<SharedMemory>,
-    /// From start to [`crate::event::Event::GuestReady`].
+    /// From start to the first event after [`crate::event::Event::GuestReady`]:
+    /// the boot and what the guest prepares, which a busy host's disk may delay.
     pub boot_limit: Duration,
-    /// Longest time without any event once the guest is ready; it sends a
-    /// heartbeat each second. Longer than the kernel's own lockup detectors
+    /// Longest time without any event after that; the guest sends a heartbeat
+    /// each second. Longer than the kernel's own lockup detectors
     /// need, so that they can tell why.
     pub silence_limit: Duration,
 }

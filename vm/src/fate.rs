@@ -94,6 +94,17 @@ impl Evidence {
             })
     }
 
+    /// The fate of a machine that sent nothing for `limit` and was then given
+    /// an NMI, to which its kernel answers with a panic.
+    pub fn hung(&self, limit: Duration) -> Fate {
+        let silence = format!("no sign of life for {} s", limit.as_secs());
+        let detail = match splat::panicked_in(self.console_tail()) {
+            Some(place) => format!("{silence}; a CPU was in {place}"),
+            None => format!("{silence}; its CPUs do not even take an NMI"),
+        };
+        Fate::Hang { detail }
+    }
+
     /// The fate that the guest announced, if it did.
     pub fn as_the_guest_said(&self) -> Option<Fate> {
         if self.done {

@@ -14,6 +14,7 @@ pub mod fate;
 pub mod guest;
 mod initramfs;
 pub mod machine;
+mod monitor;
 pub mod plan;
 pub mod probe;
 mod qemu;

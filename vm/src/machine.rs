@@ -24,6 +24,7 @@ pub use crate::config::{Accel, MachineConfig, SharedMemory};
 use crate::event::{Event, Fate, Splat};
 use crate::fate::{self, Evidence};
 use crate::initramfs::{self, InitramfsError};
+use crate::monitor::{self, Monitor};
 use crate::plan::{Plan, Share};
 use crate::qemu::QemuCommand;
 use crate::vng::{self, VngError};
@@ -32,11 +33,12 @@ use crate::vng::{self, VngError};
 /// notices (our marks) and worse, as each character costs two port accesses;
 /// stalls of a busy host are no stalls of the kernel; KASAN reports more than
 /// its first finding; the log holds a flood of reports.
-const KERNEL_WORDS: [&str; 4] = [
+const KERNEL_WORDS: [&str; 5] = [
     "loglevel=6",
     "rcupdate.rcu_cpu_stall_timeout=60",
     "kasan_multi_shot",
     "log_buf_len=4M",
+    monitor::KERNEL_WORD,
 ];
 
 /// Why a machine could not be started.
@@ -84,9 +86,12 @@ pub struct Machine {
     channel: UnixStream,
     console: UnixStream,
     console_log: File,
+    monitor: Monitor,
     partial_event: Vec<u8>,
     events: std::collections::VecDeque<Event>,
     evidence: Evidence,
+    /// The guest has begun its work; until then it owes us no heartbeat.
+    prepared: bool,
     stderr_path: PathBuf,
     started: Instant,
     last_sign: Instant,
@@ -121,9 +126,11 @@ impl Machine {
         let mut command = vng::qemu_command(config)?;
         let (channel, guest_channel) = pair()?;
         let (console, guest_console) = pair()?;
+        let (monitor, qemu_monitor) = pair()?;
         command.add(["-nodefaults"]);
         add_serial(&mut command, "console", &guest_console);
         add_serial(&mut command, "events", &guest_channel);
+        add_monitor(&mut command, &qemu_monitor);
         add_shares(&mut command, &plan.setup.shares);
         if let Some(memory) = &config.shared_memory {
             add_shared_memory(&mut command, memory)?;
@@ -148,16 +155,22 @@ impl Machine {
             kernel_word("hugeprobe.plan", &plan_path),
         ]);
 
-        let qemu = spawn(&command, [&guest_channel, &guest_console], stderr)?;
+        let qemu = spawn(
+            &command,
+            [&guest_channel, &guest_console, &qemu_monitor],
+            stderr,
+        )?;
         let now = Instant::now();
         Ok(Self {
             qemu,
             channel,
             console,
             console_log,
+            monitor: Monitor::new(monitor),
             partial_event: Vec::new(),
             events: std::collections::VecDeque::new(),
             evidence: Evidence::default(),
+            prepared: false,
             stderr_path,
             started: now,
             last_sign: now,
@@ -212,6 +225,11 @@ impl Machine {
     fn note(&mut self, event: &Event) {
         match event {
             Event::GuestReady { .. } => self.evidence.ready = true,
+            // Whatever follows comes from a guest that has prepared itself.
+            _ if self.evidence.ready => self.prepared = true,
+            _ => {}
+        }
+        match event {
             Event::GuestDone => self.evidence.done = true,
             Event::NeedsNewMachine { reason } => self.evidence.replace = Some(reason.clone()),
             Event::GuestFails { reason } => self.evidence.failed = Some(reason.clone()),
@@ -221,15 +239,26 @@ impl Machine {
 
     /// The fate of a machine that was silent for too long, which is then killed.
     fn overdue(&mut self) -> Option<Fate> {
-        let fate = if !self.evidence.ready && self.started.elapsed() > self.boot_limit {
+        let fate = if !self.prepared && self.started.elapsed() > self.boot_limit {
             self.evidence.boot_timed_out(self.boot_limit)
-        } else if self.evidence.ready && self.last_sign.elapsed() > self.silence_limit {
-            self.evidence.silent(self.silence_limit)
+        } else if self.prepared && self.last_sign.elapsed() > self.silence_limit {
+            match self.evidence.silent(self.silence_limit) {
+                Fate::Hang { .. } => self.ask_where_it_is(),
+                fate => fate,
+            }
         } else {
             return None;
         };
         self.kill();
         Some(fate)
+    }
+
+    /// Makes a silent guest print the stack of a CPU on its console.
+    fn ask_where_it_is(&mut self) -> Fate {
+        self.monitor.inject_nmi();
+        let deadline = Instant::now() + monitor::ANSWER_LIMIT;
+        while Instant::now() < deadline && self.receive(Duration::from_millis(200)) {}
+        self.evidence.hung(self.silence_limit)
     }
 
     /// Reads what has arrived. False when QEMU has closed the channel.
@@ -331,6 +360,15 @@ fn add_serial(command: &mut QemuCommand, id: &str, socket: &UnixStream) {
     ]);
 }
 
+fn add_monitor(command: &mut QemuCommand, socket: &UnixStream) {
+    command.add([
+        "-chardev".to_owned(),
+        format!("socket,id=monitor,fd={}", socket.as_raw_fd()),
+        "-mon".to_owned(),
+        "chardev=monitor,mode=control".to_owned(),
+    ]);
+}
+
 /// Gives each NUMA node sockets of its own: CPUs of one socket share a cache,
 /// and the kernel warns when those are on different nodes.
 fn set_topology(command: &mut QemuCommand, config: &MachineConfig) {
@@ -377,7 +415,7 @@ fn add_shared_memory(command: &mut QemuCommand, memory: &SharedMemory) -> Result
 /// reaches only us, with `sockets` inherited.
 fn spawn(
     command: &QemuCommand,
-    sockets: [&UnixStream; 2],
+    sockets: [&UnixStream; 3],
     stderr: File,
 ) -> Result<Child, StartError> {
     let parent = nix::unistd::getpid();

@@ -140,7 +140,10 @@ fn a_hanging_machine_is_noticed_and_replaced() {
         expect("passes", Verdict::Pass, ""),
     ];
     if let Some(fates) = check(&expected, Duration::from_secs(15)) {
-        assert!(matches!(fates[0], Fate::Hang { .. }), "{fates:?}");
+        let Fate::Hang { detail } = &fates[0] else {
+            panic!("{fates:?}");
+        };
+        assert!(detail.contains("; a CPU was in "), "{detail}");
         assert_eq!(fates[1..], [Fate::Clean]);
     }
 }

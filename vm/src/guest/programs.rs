@@ -8,6 +8,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::channel::Channel;
+
 /// Where the copies are.
 pub const FOLDER: &str = "/run/hugeprobe";
 
@@ -23,15 +25,15 @@ pub struct Programs {
 impl Programs {
     /// The copy of `program`, made when it is first asked for; `program` itself
     /// when it cannot be copied, so that starting it tells why.
-    pub fn local(&mut self, program: &Path) -> &Path {
+    pub fn local(&mut self, program: &Path, channel: &mut Channel) -> &Path {
         let number = self.copies.len();
         self.copies
             .entry(program.to_owned())
-            .or_insert_with(|| copy(program, number).unwrap_or_else(|| program.to_owned()))
+            .or_insert_with(|| copy(program, number, channel).unwrap_or_else(|| program.to_owned()))
     }
 }
 
-fn copy(program: &Path, number: usize) -> Option<PathBuf> {
+fn copy(program: &Path, number: usize, channel: &mut Channel) -> Option<PathBuf> {
     let name = program.file_name()?.to_str()?;
     let folder = Path::new(FOLDER).join(number.to_string());
     fs::create_dir(&folder).ok()?;
@@ -46,6 +48,8 @@ fn copy(program: &Path, number: usize) -> Option<PathBuf> {
     // `fs::copy` would go through a pipe, with a message over 9p for each 64 KiB.
     let mut buffer = vec![0; CHUNK];
     loop {
+        // The host's disk may be slow.
+        channel.heartbeat();
         match from.read(&mut buffer) {
             Ok(0) => return Some(path),
             Ok(n) => to.write_all(&buffer[..n]).ok()?,

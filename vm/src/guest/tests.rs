@@ -45,7 +45,7 @@ impl Guest {
         programs: &mut Programs,
     ) -> Option<String> {
         let name = format!("{}::{}", test.id.target, test.id.name);
-        let program = programs.local(&test.program);
+        let program = programs.local(&test.program, &mut self.channel);
         let taint = self.begin_mark(&name);
         self.channel.send(&Event::TestBegins {
             test: test.id.clone(),

@@ -72,6 +72,13 @@ pub fn panic_title<S: AsRef<str>>(console: &[S]) -> Option<String> {
     ))
 }
 
+/// The function that the last panic in `console` interrupted, if there was one.
+pub fn panicked_in<S: AsRef<str>>(console: &[S]) -> Option<String> {
+    let lines: Vec<&str> = console.iter().map(AsRef::as_ref).collect();
+    let panic = lines.iter().rposition(|line| is_panic(line))?;
+    frames::guilty(&lines[panic..])
+}
+
 /// The lines of `console` from the last test's beginning on, or the last ones.
 pub fn since_last_test<S: AsRef<str>>(console: &[S]) -> &[S] {
     let begin = console
