@@ -15,9 +15,9 @@ use std::{fs, io, thread};
 use nix::errno::Errno;
 
 use crate::collapse_model::{Knobs, MIN_ORDER, Orders, PMD_ORDER};
-use crate::guard;
 use crate::mapping::{Advice, PMD, Region};
 use crate::settings::{self, Setting, THP};
+use crate::{guard, kthread};
 
 /// khugepaged's sleep between passes that nobody asks for.
 const HOUR_MS: u64 = 3_600_000;
@@ -171,13 +171,7 @@ impl Khugepaged {
     }
 
     fn state(&self) -> Result<char, CollapseError> {
-        let stat = read(format!("/proc/{}/stat", self.pid()).into())?;
-        // "PID (comm) S ...": the command's name may hold anything but ends at the last bracket.
-        Ok(stat
-            .rsplit(')')
-            .next()
-            .and_then(|rest| rest.trim_start().chars().next())
-            .unwrap_or('?'))
+        kthread::state(self.pid()).ok_or(CollapseError::NoThread)
     }
 }
 
@@ -243,21 +237,8 @@ fn read(file: PathBuf) -> Result<String, CollapseError> {
     fs::read_to_string(&file).map_err(|e| CollapseError::Read(file, e))
 }
 
-/// The thread khugepaged; kernel threads alone have no program, so no process can pose as one.
 fn find_thread() -> Result<i32, CollapseError> {
-    let proc = PathBuf::from("/proc");
-    let entries = fs::read_dir(&proc).map_err(|error| CollapseError::Read(proc, error))?;
-    let pids = entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let is_khugepaged = |pid: &i32| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        comm.is_ok_and(|comm| comm.trim() == "khugepaged")
-            && fs::read_link(format!("/proc/{pid}/exe")).is_err()
-    };
-    pids.into_iter()
-        .find(is_khugepaged)
-        .ok_or(CollapseError::NoThread)
+    kthread::find("khugepaged").ok_or(CollapseError::NoThread)
 }
 
 /// Puts this process on khugepaged's list, where it stays. Entering an empty list wakes

@@ -16,6 +16,7 @@ pub mod guard;
 pub mod gup;
 pub mod hmm;
 pub mod iomem;
+pub mod kthread;
 pub mod mapping;
 pub mod membench;
 pub mod memtype;

@@ -62,6 +62,11 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| value == "1")
 }
 
+/// Whether this is a guest of hugeprobe, prepared as its tests expect.
+pub fn is_guest() -> bool {
+    is_set(GUEST)
+}
+
 /// Whether settings of this machine may be changed: in a guest, or where the
 /// developer has said so.
 pub fn may_change_machine() -> bool {

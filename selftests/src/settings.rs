@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::mapping::{Advice, PMD, Region};
-use crate::{outcome, skip};
+use crate::{kthread, outcome, skip};
 
 /// Settings that are in force, oldest first: what [`restore_all`] undoes.
 static IN_FORCE: Mutex<Vec<Saved>> = Mutex::new(Vec::new());
@@ -24,6 +24,11 @@ struct Saved {
 
 impl Saved {
     fn restore(&self) {
+        // Some files act on every write, whatever the value: a write to
+        // khugepaged's wakes it.
+        if current(&self.path).is_ok_and(|now| same_value(&now, &self.old)) {
+            return;
+        }
         if let Err(error) = fs::write(&self.path, &self.old) {
             eprintln!("cannot restore {}: {error}", self.path.display());
         }
@@ -38,7 +43,7 @@ pub struct Setting {
 }
 
 impl Setting {
-    /// Writes `value` and remembers what was there.
+    /// Writes `value`, unless it is there already, and remembers what was there.
     ///
     /// # Errors
     /// The file's own errors; [`io::ErrorKind::InvalidInput`] when the kernel
@@ -53,7 +58,10 @@ impl Setting {
             ));
         }
         let old = current(path)?;
-        fs::write(path, value)?;
+        let is_there = same_value(&old, value);
+        if !is_there {
+            fs::write(path, value)?;
+        }
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let saved = Saved {
             number,
@@ -65,6 +73,9 @@ impl Setting {
             .unwrap_or_else(PoisonError::into_inner)
             .push(saved);
         let setting = Self { number };
+        if is_there {
+            return Ok(setting);
+        }
         let now = current(path)?;
         if same_value(&now, value) {
             return Ok(setting);
@@ -180,17 +191,31 @@ pub fn quiet_background() -> Vec<Setting> {
     settings
 }
 
+/// How long khugepaged sleeps when it is to rest.
+const HOUR_MS: &str = "3600000";
+
 /// Sends khugepaged to sleep for an hour.
 ///
 /// It wakes when the first process asks for huge pages, which would be the
-/// test's own, and scans right into it. So it gets a process to scan now, and
-/// time to end that scan; from then on it sleeps.
+/// test's own, and scans right into it. In a guest of hugeprobe the first
+/// process has asked already and the hour has begun; elsewhere khugepaged gets
+/// a process to scan now, and time to end that scan.
 fn rest_khugepaged() -> Vec<Setting> {
     let knob = |name: &str| format!("{THP}/khugepaged/{name}");
-    let hour_ms = "3600000";
+    let rests = |name: &str| current(knob(name)).is_ok_and(|value| value == HOUR_MS);
+    let deadline = Instant::now() + Duration::from_millis(300);
+    if outcome::is_guest() && rests("scan_sleep_millisecs") && rests("alloc_sleep_millisecs") {
+        // Whoever restored the hour has woken it once more.
+        if let Some(khugepaged) = kthread::find("khugepaged") {
+            while kthread::state(khugepaged) != Some('S') && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        return Vec::new();
+    }
     let mut settings = vec![
         Setting::set(knob("pages_to_scan"), "1000000"),
-        Setting::set(knob("alloc_sleep_millisecs"), hour_ms),
+        Setting::set(knob("alloc_sleep_millisecs"), HOUR_MS),
     ];
     if let Ok(region) = Region::private(PMD) {
         // Without huge pages there is nothing that could be scanned.
@@ -198,8 +223,7 @@ fn rest_khugepaged() -> Vec<Setting> {
     }
     let scans = || current(knob("full_scans")).unwrap_or_default();
     let before = scans();
-    settings.push(Setting::set(knob("scan_sleep_millisecs"), hour_ms));
-    let deadline = Instant::now() + Duration::from_millis(300);
+    settings.push(Setting::set(knob("scan_sleep_millisecs"), HOUR_MS));
     while scans() == before && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }

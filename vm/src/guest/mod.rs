@@ -9,6 +9,7 @@ mod kmsg;
 mod lines;
 mod log;
 mod programs;
+mod rest;
 mod settings;
 mod setup;
 pub mod shared_memory;
@@ -88,6 +89,7 @@ impl Guest {
         self.report_stray();
         match plan.job {
             Job::Tests(tests) => {
+                rest::begin();
                 self.run_tests(&tests, &mut Settings::remember(), &mut Programs::default());
                 Ok(())
             }

@@ -34,6 +34,27 @@ pub fn swapon(device: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Maps the size of a huge page and advises huge pages for it, for the life of
+/// this process, which is on khugepaged's list from then on.
+pub fn ask_for_huge_pages() {
+    const SIZE: usize = 2 << 20;
+    // SAFETY: a new anonymous mapping at a place of the kernel's choice; no
+    // reference to its memory is ever made.
+    unsafe {
+        let start = libc::mmap(
+            std::ptr::null_mut(),
+            2 * SIZE,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        );
+        if start != libc::MAP_FAILED {
+            libc::madvise(start, 2 * SIZE, libc::MADV_HUGEPAGE);
+        }
+    }
+}
+
 /// Raises the network interface `lo`.
 ///
 /// # Errors
