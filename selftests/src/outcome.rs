@@ -103,6 +103,7 @@ fn run_in_own_process(test: &str) {
     let output = Command::new(program)
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(GUEST, "1")
+        .env("MALLOC_MMAP_MAX_", "0")
         .output()
         .expect("a program that runs can be started again");
     let text = String::from_utf8_lossy(&output.stdout);

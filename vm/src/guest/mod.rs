@@ -121,10 +121,13 @@ fn read(path: impl AsRef<std::path::Path>) -> Result<String, String> {
 }
 
 /// The whole environment of whatever runs in a guest.
-fn environment() -> [(&'static str, &'static str); 5] {
+fn environment() -> [(&'static str, &'static str); 6] {
     [
         ("HUGEPROBE_GUEST", "1"),
         ("HOME", "/root"),
+        // mallopt(3): memory comes from the heap alone, never from a new mapping,
+        // which might land in the hole that a test has just made.
+        ("MALLOC_MMAP_MAX_", "0"),
         (
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -11,6 +11,11 @@ const XFAIL: i32 = 2;
 const XPASS: i32 = 3;
 const SKIP: i32 = 4;
 
+/// Lines of a panic's message that may become part of a reason.
+const PANIC_LINES: usize = 6;
+/// Characters of such a line.
+const PANIC_LINE: usize = 400;
+
 /// Everything that was found out about one test.
 pub struct Findings<'a> {
     /// How its process ended, or why it could not be started.
@@ -70,7 +75,9 @@ pub struct Words {
     skip: Option<String>,
     xfail: Option<String>,
     panic_at: Option<String>,
-    panic: Option<String>,
+    panic: Vec<String>,
+    /// The panic's message has ended.
+    panic_over: bool,
 }
 
 impl Words {
@@ -98,8 +105,15 @@ impl Words {
             self.xfail = Some(reason.to_owned());
         } else if self.panic_at.is_none() {
             self.panic_at = panic_place(line);
-        } else if self.panic.is_none() && !line.trim().is_empty() {
-            self.panic = Some(line.to_owned());
+        } else {
+            self.hear_panic(line);
+        }
+    }
+
+    fn hear_panic(&mut self, line: &str) {
+        self.panic_over |= line.starts_with("note: ") || line.starts_with("stack backtrace:");
+        if !self.panic_over && !line.trim().is_empty() && self.panic.len() < PANIC_LINES {
+            self.panic.push(shortened(line.trim()));
         }
     }
 
@@ -143,8 +157,27 @@ impl Words {
 
     fn panic(&self) -> Option<String> {
         let place = self.panic_at.as_ref()?;
-        let message = self.panic.as_deref().unwrap_or("panicked");
+        let message = match self.panic.as_slice() {
+            [] => "panicked".to_owned(),
+            // What assert_eq!() writes, with the message of the test first.
+            [first, left, right, ..] if left.starts_with("left: ") => {
+                let what = first.strip_prefix("assertion `left == right` failed: ");
+                format!("{}: {left}, {right}", what.unwrap_or(first))
+            }
+            [first, rest @ ..] if first.ends_with(':') => {
+                format!("{first} {}", rest.join("; "))
+            }
+            [first, ..] => first.clone(),
+        };
         Some(format!("{message} ({place})"))
+    }
+}
+
+/// The line as a part of a reason, which is one line that people read; the test's output has it whole.
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(PANIC_LINE) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line.to_owned(),
     }
 }
 
@@ -180,6 +213,11 @@ mod tests {
     const PANIC: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
         page 3 lost its dirty bit\nnote: run with `RUST_BACKTRACE=1`";
 
+    const UNEQUAL: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
+        assertion `left == right` failed: page 3\n  left: 1\n right: 2\nstack backtrace:\n 0: f";
+    const LIST: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
+        pages:\n3 is dirty\n4 is clean\nnote: run with `RUST_BACKTRACE=1`";
+
     #[test_case(PASSED, End::Exited(0), Verdict::Pass, ""; "pass")]
     #[test_case(NOTHING, End::Exited(0), Verdict::Fail, "exit code 0, but no test ran: is `split::first` still its name?"; "unknown name")]
     #[test_case("SKIP: no swap", End::Exited(4), Verdict::Skip, "no swap"; "skip")]
@@ -187,6 +225,8 @@ mod tests {
     #[test_case(PASSED, End::Exited(4), Verdict::Fail, "skipped without a reason"; "skip without reason")]
     #[test_case("XFAIL: T16", End::Exited(2), Verdict::Xfail, "T16"; "xfail")]
     #[test_case("", End::Exited(3), Verdict::Fail, "unexpected pass"; "xpass")]
+    #[test_case(UNEQUAL, End::Exited(101), Verdict::Fail, "page 3: left: 1, right: 2 (selftests/tests/a.rs:7:5)"; "unequal")]
+    #[test_case(LIST, End::Exited(101), Verdict::Fail, "pages: 3 is dirty; 4 is clean (selftests/tests/a.rs:7:5)"; "list")]
     #[test_case(PANIC, End::Exited(101), Verdict::Fail, "page 3 lost its dirty bit (selftests/tests/a.rs:7:5)"; "panic")]
     #[test_case("", End::Exited(9), Verdict::Fail, "exit code 9"; "code")]
     #[test_case("", End::Signaled(Signal::SIGSEGV), Verdict::Fail, "killed by SIGSEGV"; "signal")]
