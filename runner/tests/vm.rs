@@ -2,6 +2,8 @@
 //! The whole command in real virtual machines, with the targets' tests that
 //! misbehave on purpose: every test gets one verdict, in every report.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may panic")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};

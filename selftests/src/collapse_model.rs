@@ -318,6 +318,11 @@ fn attempt(table: &[Pte; PTES], knobs: &Knobs, range: Folio, out: &mut Outcome) 
 mod tests {
     use super::*;
 
+    /// A table with one populated range.
+    fn one(range: std::ops::Range<usize>) -> [Pte; PTES] {
+        table(std::slice::from_ref(&range))
+    }
+
     const SMALL: Pte = Pte::Mapped(0);
 
     fn table(ranges: &[std::ops::Range<usize>]) -> [Pte; PTES] {
@@ -372,7 +377,7 @@ mod tests {
 
     #[test]
     fn full_allowance_lets_one_page_grow_to_the_highest_enabled_order() {
-        let table = table(&[100..101]);
+        let table = one(100..101);
         let out = scan(&table, &knobs(Orders::range(2, 6), MAX_NONE));
         assert_eq!(
             out.folios,
@@ -386,7 +391,7 @@ mod tests {
 
     #[test]
     fn allowance_between_the_ends_means_none_below_pmd_order() {
-        let table = table(&[0..12]);
+        let table = one(0..12);
         assert_eq!(
             scan(&table, &knobs(Orders::range(2, 4), 255)).folios,
             scan(&table, &knobs(Orders::range(2, 4), 0)).folios
@@ -396,8 +401,8 @@ mod tests {
     #[test]
     fn pmd_limit_is_inclusive() {
         let pmd = Orders::only(PMD_ORDER);
-        assert_eq!(scan(&table(&[0..256]), &knobs(pmd, 256)).folios.len(), 1);
-        let refused = scan(&table(&[0..255]), &knobs(pmd, 256));
+        assert_eq!(scan(&one(0..256), &knobs(pmd, 256)).folios.len(), 1);
+        let refused = scan(&one(0..255), &knobs(pmd, 256));
         assert_eq!((refused.folios.len(), refused.stats[9].exceed_none), (0, 1));
     }
 

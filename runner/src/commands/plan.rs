@@ -183,7 +183,7 @@ mod tests {
             let Command::Run(args) = cli.command else {
                 panic!("{cell:?} is no run")
             };
-            assert_eq!(args.select.targets, [cell.target.clone()]);
+            assert_eq!(args.select.targets, std::slice::from_ref(&cell.target));
         }
     }
 }

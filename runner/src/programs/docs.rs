@@ -136,14 +136,19 @@ impl Docs {
             // Writing to a String does not fail.
             let _ = write!(text, "\n## {}\n\n{about}\n\n", target.name);
             text.push_str("| test | what it checks |\n|---|---|\n");
-            for (function, about, variants) in self.functions(target)? {
+            for Function {
+                name,
+                about,
+                variants,
+            } in self.functions(target)?
+            {
                 let variants = match variants.as_slice() {
                     [] => String::new(),
                     names => format!(": {}", names.join(", ")),
                 };
                 let _ = writeln!(
                     text,
-                    "| `{function}`{variants} | {} |",
+                    "| `{name}`{variants} | {} |",
                     about.replace('|', "\\|")
                 );
             }
@@ -151,24 +156,32 @@ impl Docs {
         Ok(text)
     }
 
-    /// Function, text and variants of a target's tests, in its order.
-    fn functions<'a>(
-        &'a self,
-        target: &'a Target,
-    ) -> Result<Vec<(&'a str, &'a str, Vec<&'a str>)>, Error> {
-        let mut functions: Vec<(&str, &str, Vec<&str>)> = Vec::new();
+    /// The functions of a target's tests, in its order.
+    fn functions<'a>(&'a self, target: &'a Target) -> Result<Vec<Function<'a>>, Error> {
+        let mut functions: Vec<Function> = Vec::new();
         for test in &target.tests {
             let (function, about) = self
                 .of(&target.name, &test.name)
                 .ok_or_else(|| Error::Undocumented(format!("{}.{}", target.name, test.name)))?;
             let variant = test.name[function.len()..].strip_prefix("::");
-            match functions.iter_mut().find(|(name, ..)| *name == function) {
-                Some((_, _, variants)) => variants.extend(variant),
-                None => functions.push((function, about, variant.into_iter().collect())),
+            match functions.iter_mut().find(|f| f.name == function) {
+                Some(known) => known.variants.extend(variant),
+                None => functions.push(Function {
+                    name: function,
+                    about,
+                    variants: variant.into_iter().collect(),
+                }),
             }
         }
         Ok(functions)
     }
+}
+
+/// A function that is one test or, by its variants, several.
+struct Function<'a> {
+    name: &'a str,
+    about: &'a str,
+    variants: Vec<&'a str>,
 }
 
 /// The first paragraph of a doc comment, on one line.

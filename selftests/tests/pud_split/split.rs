@@ -101,7 +101,7 @@ fn split_flags(size: Size) {
     size.splits(1).check(&counters);
     let after = pagemap::entries(&memory, 0, PAGES);
     // An entry has one soft-dirty bit for all that it maps.
-    let written = |number: usize| size == Size::Pud || number / 512 % 2 == 0;
+    let written = |number: usize| size == Size::Pud || (number / 512).is_multiple_of(2);
     let wrong: Vec<String> = (0..PAGES)
         .filter(|number| {
             let entry = after[*number];
