@@ -14,7 +14,7 @@ pub const MODULES: &str = "modules";
 
 /// What the guest needs to reach its root and prepare itself. What a kernel
 /// has built in, or has not at all, is not in its `modules.dep`.
-const WANTED: [&str; 8] = [
+const WANTED: [&str; 10] = [
     "virtio_pci",
     "9pnet_virtio",
     "9p",
@@ -23,6 +23,8 @@ const WANTED: [&str; 8] = [
     "lzo_rle",
     "zram",
     "virtio_blk",
+    "loop",
+    "ext4",
 ];
 
 /// Why there is no initramfs.

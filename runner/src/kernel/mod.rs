@@ -13,7 +13,6 @@ mod dotconfig;
 mod error;
 mod expr;
 mod image;
-mod initramfs;
 mod kconfig;
 mod prebuilt;
 pub mod process;
@@ -74,8 +73,6 @@ pub struct Kernel {
     pub config: Option<PathBuf>,
     /// `lib/modules/RELEASE`, when it has modules that a boot needs.
     pub modules_dir: Option<PathBuf>,
-    /// Loads what the kernel has as modules and needs for its root file system.
-    pub initramfs: Option<PathBuf>,
     /// Build folder that out-of-tree modules can be built against.
     pub build_dir: Option<PathBuf>,
     /// The source tree, when it is at hand.
@@ -213,7 +210,6 @@ fn debian(cache: &Cache, profile: &Profile, ui: &Ui) -> Result<Kernel, KernelErr
     };
     Ok(Kernel {
         modules_dir: Some(prebuilt.modules_dir),
-        initramfs: Some(prebuilt.initramfs),
         identity,
         ..kernel
     })
@@ -226,7 +222,6 @@ fn plain(image: image::Image, identity: Identity, profile: &Profile) -> Kernel {
         vmlinux: None,
         config: None,
         modules_dir: None,
-        initramfs: None,
         build_dir: None,
         source: None,
         release: image.release,

@@ -9,7 +9,6 @@ use fs_err as fs;
 use super::apt::{Archive, Candidate, is_usable};
 use super::cache::{Cache, says_disk_full, unfinished};
 use super::error::KernelError;
-use super::initramfs;
 use super::process::{command, failure, output_of, stdout_of};
 use super::progress::Ui;
 use super::source::remove_if_there;
@@ -24,8 +23,6 @@ pub struct Prebuilt {
     pub bzimage: PathBuf,
     /// `lib/modules/RELEASE`, with `modules.dep`.
     pub modules_dir: PathBuf,
-    /// Loads the modules that a guest needs before it has a root.
-    pub initramfs: PathBuf,
     /// Package and version.
     pub identity: String,
 }
@@ -115,7 +112,6 @@ fn unpack(archive: &Archive, image: &Candidate, dir: &Path, ui: &Ui) -> Result<(
     }
     let release = release_in(&temporary)?;
     stdout_of(command("depmod").arg("-b").arg(&temporary).arg(&release))?;
-    initramfs::make(&temporary, &release)?;
     fs::rename(&temporary, dir)?;
     for file in files {
         fs::remove_file(file)?;
@@ -152,7 +148,6 @@ fn find(dir: &Path, identity: String) -> Result<Prebuilt, KernelError> {
     Ok(Prebuilt {
         bzimage,
         modules_dir,
-        initramfs: dir.join("initramfs.cpio"),
         identity,
     })
 }

@@ -90,8 +90,6 @@ pub const NEEDS: &[Need] = &[
         package: "python3-venv",
         how: How::Python("import venv, ensurepip"),
     },
-    program("busybox", "busybox-static", Purpose::Guest),
-    program("cpio", "cpio", Purpose::Guest),
     program("depmod", "kmod", Purpose::Guest),
     program("mkfs.ext4", "e2fsprogs", Purpose::Guest),
 ];

@@ -75,10 +75,6 @@ impl Builder<'_> {
         machine.modules_dir.clone_from(&self.kernel.modules_dir);
         machine.cpus = self.args.guest.cpus;
         machine.memory_mib = memory_mib;
-        if let Some(initramfs) = &self.kernel.initramfs {
-            let path = initramfs.display().to_string();
-            machine.qemu_args.extend(["-initrd".to_owned(), path]);
-        }
         let mut setup = Setup {
             swap_mib: SWAP_MIB,
             ..Setup::default()
