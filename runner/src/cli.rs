@@ -212,6 +212,9 @@ pub struct RunArgs {
     /// Time limit for one test in seconds, instead of each target's own
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Tests")]
     pub timeout: Option<u32>,
+    /// Run the tests, too, that stop a kernel with a known bug of mainline
+    #[arg(long, help_heading = "Tests")]
+    pub known_bugs: bool,
     #[command(flatten)]
     pub kernel: KernelArgs,
     #[command(flatten)]

@@ -12,6 +12,15 @@ use std::os::fd::{AsRawFd, FromRawFd};
 
 use nix::errno::Errno;
 
+/// Makes malloc() take memory from its heap alone: a large allocation would
+/// otherwise get a mapping of its own, perhaps in the hole that the test has
+/// just made and is about to look at.
+pub fn keep_heap_out_of_holes() {
+    // SAFETY: mallopt(3) changes a number of the allocator, nothing else.
+    let done = unsafe { libc::mallopt(libc::M_MMAP_MAX, 0) };
+    assert_eq!(done, 1, "mallopt(M_MMAP_MAX)");
+}
+
 /// Bytes of a small page.
 pub const PAGE: usize = 4096;
 /// Bytes that one PMD entry maps.

@@ -27,6 +27,9 @@ pub struct Setup {
     pub modules: Vec<Module>,
     /// Host directories to mount read-write at the same path (9p).
     pub shares: Vec<Share>,
+    /// Environment variables for tests, added to the guest's few.
+    #[serde(default)]
+    pub env: Vec<(String, String)>,
 }
 
 /// A kernel module and its parameters.

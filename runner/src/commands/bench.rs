@@ -23,6 +23,7 @@ pub fn run(args: &BenchArgs) -> Outcome {
     let layout = Layout::detect()?;
     let programs = programs::find(&layout)?;
     let run_args = RunArgs {
+        known_bugs: false,
         select: SelectArgs {
             targets: vec!["bench".into()],
             tests: Some(format!("^bench\\.{}::", args.bench.name())),

@@ -59,7 +59,6 @@ fn run_test(target: &Target, test: &Test, limit_s: u32) -> std::io::Result<TestR
         .arg(&test.raw_name)
         .args(["--exact", "--nocapture", "--test-threads=1"])
         .env("HUGEPROBE_GUEST", "1")
-        .env("MALLOC_MMAP_MAX_", "0")
         .process_group(0)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -77,6 +77,7 @@ impl Builder<'_> {
         machine.memory_mib = memory_mib;
         let mut setup = Setup {
             swap_mib: SWAP_MIB,
+            env: self.env(),
             ..Setup::default()
         };
         let mut wanted = BTreeSet::new();
@@ -121,6 +122,15 @@ impl Builder<'_> {
             .flat_map(|words| words.split_whitespace());
         machine.append.extend(words.map(str::to_owned));
         Ok(Guest { machine, setup })
+    }
+
+    /// What tests find in their environment besides the guest's own.
+    fn env(&self) -> Vec<(String, String)> {
+        let known_bugs = self.args.known_bugs.then_some("HUGEPROBE_KNOWN_BUGS");
+        known_bugs
+            .into_iter()
+            .map(|name| (name.to_owned(), "1".to_owned()))
+            .collect()
     }
 
     /// Memory of the guest in MiB: what the user says, else what the profile

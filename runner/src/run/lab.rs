@@ -49,6 +49,7 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
         programs::select(&programs.targets, &needing, None).or_exit(Exit::Usage)?
     };
     let run_args = RunArgs {
+        known_bugs: false,
         select: SelectArgs {
             targets: needing,
             tests: None,

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use selftests::guard;
-use selftests::mapping::{PAGE, PMD, PUD, Prot, Region};
+use selftests::mapping::{self, PAGE, PMD, PUD, Prot, Region};
 use selftests::pagetable::{self, Leaves, Level};
 use selftests::pfndev::{Cache, Mode, PfnFile};
 use selftests::skip;
@@ -160,14 +160,6 @@ impl Device {
     }
 }
 
-/// Ends the test where it would only meet a known bug of mainline, one that
-/// stops the kernel or leaves a warning; `HUGEPROBE_KNOWN_BUGS=1` goes on.
-pub fn known_bug(what: &str) {
-    if std::env::var_os("HUGEPROBE_KNOWN_BUGS").is_none_or(|value| value != "1") {
-        skip!("mainline cannot do this up to 7.3: {what}; HUGEPROBE_KNOWN_BUGS=1 tries it");
-    }
-}
-
 /// A part of a region that equal leaves map.
 #[derive(Clone, Debug)]
 pub struct Part {
@@ -215,6 +207,7 @@ impl Way {
 }
 
 fn open_file(way: Way) -> PfnFile {
+    mapping::keep_heap_out_of_holes();
     let file = match way {
         Way::DevMem => PfnFile::dev_mem(),
         _ => PfnFile::module(),

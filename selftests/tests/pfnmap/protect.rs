@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{PAGE, PMD, Prot, Region, page};
 use selftests::pagetable::Level;
-use selftests::{enter, guard};
+use selftests::{enter, guard, outcome};
 use test_case::test_case;
 
 use crate::fixture::{self, Device, FOUR_PMDS, Part, Way};
@@ -178,7 +178,8 @@ fn inaccessible_memory_comes_back(way: Way) {
 #[test]
 fn one_page_of_a_pud_leaf_becomes_read_only() {
     enter!();
-    fixture::known_bug(
+    outcome::known_bug(
+        (7, 3),
         "splitting a VMA does not split the PUD leaf, and DEBUG_VM stops the kernel",
     );
     let device = Device::open_unaligned(Way::FaultPud);

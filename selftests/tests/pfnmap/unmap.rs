@@ -4,7 +4,7 @@
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{PAGE, PMD, Prot, Region, page};
 use selftests::pagetable::{self, Level};
-use selftests::{enter, guard, memtype, not_applicable, skip};
+use selftests::{enter, guard, memtype, not_applicable, outcome, skip};
 use test_case::test_case;
 
 use crate::fixture::{self, Device, FOUR_PMDS, Part, Way};
@@ -61,7 +61,8 @@ fn one_page_leaves_a_hole(way: Way, target: usize) {
 #[test_case(6 * PMD, PMD; "one_pmd")]
 fn part_of_a_pud_leaf_goes(offset: usize, len: usize) {
     enter!();
-    fixture::known_bug(
+    outcome::known_bug(
+        (7, 3),
         "splitting a VMA does not split the PUD leaf, and DEBUG_VM stops the kernel",
     );
     let device = Device::open_unaligned(Way::FaultPud);

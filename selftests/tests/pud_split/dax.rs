@@ -13,7 +13,7 @@ use selftests::dax::{DaxError, PudDax};
 use selftests::mapping::{Advice, PAGE, PMD, PUD, Prot, Region, Source, page};
 use selftests::pagetable::{self, Level};
 use selftests::settings::{self, Setting};
-use selftests::{enter, guard, gup, skip, usermem};
+use selftests::{enter, guard, gup, outcome, skip, usermem};
 use test_case::test_case;
 
 use crate::gigabyte::PAGES;
@@ -316,12 +316,10 @@ fn read_only_mapping_refuses_stores() {
 #[test]
 fn mremap_moves_the_entry() {
     enter!();
-    if std::env::var_os("HUGEPROBE_KNOWN_BUGS").is_none_or(|value| value != "1") {
-        skip!(
-            "mainline cannot do this up to 7.3: get_old_pud() drops PUD entries as bad, with what \
-             they are charged; HUGEPROBE_KNOWN_BUGS=1 tries it"
-        );
-    }
+    outcome::known_bug(
+        (7, 3),
+        "get_old_pud() drops PUD entries as bad, with what they are charged",
+    );
     let mut mapped = mapped();
     let mut to = Region::reserved(PUD).expect("address space");
     let before = Snapshot::take();

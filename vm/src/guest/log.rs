@@ -71,14 +71,19 @@ impl Log {
 }
 
 impl Guest {
-    /// Passes on what the kernel has logged since the last call.
-    pub(super) fn follow_log(&mut self) {
+    /// Passes on what the kernel has logged since the last call. Returns whether
+    /// that ends a report of lasting damage ([`splat::is_lasting`]).
+    pub(super) fn follow_log(&mut self) -> bool {
         let first_new = self.log.read();
         for line in &self.log.lines[first_new..] {
             if !line.starts_with(BEGIN_MARK) && !line.starts_with(END_MARK) {
                 self.channel.send(&Event::KernelLine { line: line.clone() });
             }
         }
+        // An oops ends with this line; the test that is in it may never end.
+        let ends = |line: &String| line.starts_with("---[ end trace");
+        self.log.lines[first_new..].iter().any(ends)
+            && splat::parse(&self.log.lines).iter().any(splat::is_lasting)
     }
 
     /// Reports what the kernel found outside any test; nothing is passed on of

@@ -39,6 +39,8 @@ use crate::words::split_kernel;
 struct Guest {
     channel: Channel,
     log: Log,
+    /// What the plan adds to the environment of tests.
+    env: Vec<(String, String)>,
 }
 
 /// Runs the guest to its end; process 1 must not return.
@@ -66,6 +68,7 @@ fn work() -> Result<(), String> {
     let mut guest = Guest {
         channel: Channel::open()?,
         log: Log::open()?,
+        env: Vec::new(),
     };
     let result = guest.follow_plan();
     match &result {
@@ -86,6 +89,7 @@ impl Guest {
         });
         let plan = read_plan()?;
         setup::prepare(&plan.setup)?;
+        self.env = plan.setup.env;
         self.report_stray();
         match plan.job {
             Job::Tests(tests) => {
@@ -121,13 +125,10 @@ fn read(path: impl AsRef<std::path::Path>) -> Result<String, String> {
 }
 
 /// The whole environment of whatever runs in a guest.
-fn environment() -> [(&'static str, &'static str); 6] {
+fn environment() -> [(&'static str, &'static str); 5] {
     [
         ("HUGEPROBE_GUEST", "1"),
         ("HOME", "/root"),
-        // mallopt(3): memory comes from the heap alone, never from a new mapping,
-        // which might land in the hole that a test has just made.
-        ("MALLOC_MMAP_MAX_", "0"),
         (
             "PATH",
             "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -23,6 +23,10 @@ use crate::event::Stream;
 /// killed process with gigabytes to give back needs a while on emulated CPUs.
 const ORPHAN_GRACE: Duration = Duration::from_millis(500);
 
+/// How long a process may go on after the kernel has reported lasting damage: its
+/// own part in it may be stuck for ever, with locks held.
+const AFTERMATH: Duration = Duration::from_secs(5);
+
 /// How long a process may take to die of SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -69,7 +73,7 @@ pub fn run(
     on_line: &mut dyn FnMut(&mut Guest, Stream, String),
 ) -> io::Result<Outcome> {
     let mut running = Running::start(command)?;
-    let deadline = limit.map(|limit| Instant::now() + limit);
+    let mut deadline = limit.map(|limit| Instant::now() + limit);
     let mut timed_out = false;
     while running.status.is_none() {
         let mut wait = guest.channel.heartbeat();
@@ -83,7 +87,10 @@ pub fn run(
         }
         running.wait(guest, wait);
         running.read_all(guest, on_line);
-        guest.follow_log();
+        if guest.follow_log() {
+            let soon = Instant::now() + AFTERMATH;
+            deadline = deadline.map(|deadline| deadline.min(soon));
+        }
         running.reap();
     }
     if timed_out {

@@ -89,7 +89,8 @@ impl Guest {
             .args(["--exact", "--nocapture", "--test-threads=1"])
             .current_dir("/")
             .env_clear()
-            .envs(super::environment());
+            .envs(super::environment())
+            .envs(self.env.iter().cloned());
         let limit = Duration::from_secs(test.timeout_s.into());
         let mut room = OUTPUT_LIMIT;
         supervise::run(

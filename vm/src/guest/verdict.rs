@@ -36,6 +36,10 @@ impl Findings<'_> {
         };
         match self.complaint() {
             None => (verdict, reason),
+            // What the kernel said explains why the test did not end.
+            Some(complaint) if verdict == Verdict::Timeout => {
+                (Verdict::Fail, format!("{complaint}; the test did not end"))
+            }
             Some(complaint) if verdict.is_failure() => (verdict, format!("{reason}; {complaint}")),
             Some(complaint) => (Verdict::Fail, complaint),
         }

@@ -54,6 +54,10 @@ pub fn reason(kind: Kind, lines: &[&str]) -> Option<&'static str> {
     if kind == Kind::OutOfMemory {
         return Some("the guest ran out of memory; killing is what the kernel must do");
     }
+    // Every entry is about a warning: a kernel that stops is another matter.
+    if kind != Kind::Warn {
+        return None;
+    }
     let contains = |word: &&str| lines.iter().any(|line| line.contains(word));
     let mut known = KNOWN.iter();
     let entry = known.find(|entry| entry.words.iter().all(contains))?;
