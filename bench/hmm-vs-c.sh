@@ -51,6 +51,14 @@ cp $work/hmm-c $work/hmm-rust /tmp/
 export HUGEPROBE_GUEST=1
 names=\$(/tmp/hmm-rust --list --format terse | sed -n 's/: test\$//p' | grep -E '_device_(private|coherent)\$' | grep -v benchmark)
 echo 2 > /proc/sys/vm/nr_hugepages
+# Background work rests, as in every guest of hugeprobe; for both suites.
+python3 -c 'import mmap, time; m = mmap.mmap(-1, 4 << 20); m.madvise(mmap.MADV_HUGEPAGE); time.sleep(9999)' &
+thp=/sys/kernel/mm/transparent_hugepage/khugepaged
+echo 1000000 > \$thp/pages_to_scan
+echo 3600000 > \$thp/alloc_sleep_millisecs
+sleep 1
+echo 3600000 > \$thp/scan_sleep_millisecs
+sleep 1
 now() { date +%s%3N; }
 start=\$(now)
 /tmp/hmm-c -T benchmark_thp_migration > /tmp/c.out 2>&1

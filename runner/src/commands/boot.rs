@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! `hugeprobe boot`: an interactive shell in the guest, by virtme-ng unchanged.
+//! `hugeprobe boot`: an interactive shell in the guest, by virtme-ng unchanged, or
+//! one command in a guest as tests have it.
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -25,6 +26,9 @@ pub fn run(args: &BootArgs) -> Outcome {
     tools::require_guest_tools(&ui).map_err(KernelError::into_failure)?;
     let kernel = kernel::prepare(&cache, request, &ui).map_err(KernelError::into_failure)?;
     let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
+    if let Some(command) = &args.exec {
+        return crate::run::exec(args, command, &cache, &kernel, vng, &ui);
+    }
     let status = vng_command(&vng, &kernel, args)
         .status()
         .or_exit(Exit::Infrastructure)?;
@@ -59,9 +63,6 @@ fn vng_command(vng: &Path, kernel: &Kernel, args: &BootArgs) -> Command {
     }
     for argument in kernel.boot_args.iter().chain(&args.guest.append) {
         command.arg("--append").arg(argument);
-    }
-    if let Some(exec) = &args.exec {
-        command.arg("--exec").arg(exec);
     }
     command
 }

@@ -9,7 +9,7 @@ use hugeprobe_vm::plan::{Module, Setup};
 use hugeprobe_vm::probe;
 
 use super::{memory, modules};
-use crate::cli::{AccelArg, RunArgs};
+use crate::cli::{AccelArg, GuestArgs};
 use crate::exit::{Exit, Failure, OrExit};
 use crate::kernel::Kernel;
 use crate::kernel::cache::Cache;
@@ -31,7 +31,9 @@ pub struct Guest {
 /// What goes into a guest.
 pub struct Builder<'a> {
     /// The user's wishes.
-    pub args: &'a RunArgs,
+    pub args: &'a GuestArgs,
+    /// Whether tests shall run into known bugs of mainline.
+    pub known_bugs: bool,
     /// Where the sources of our kernel modules are.
     pub layout: &'a Layout,
     /// Where built modules are kept.
@@ -67,13 +69,13 @@ impl Builder<'_> {
         let memory_mib = self.memory(&needs)?;
         let mut machine =
             MachineConfig::new(vng, self.kernel.bzimage.clone(), guest_program.to_owned());
-        machine.accel = match self.args.guest.accel {
+        machine.accel = match self.args.accel {
             AccelArg::Kvm => Accel::Kvm,
             AccelArg::Tcg => Accel::Tcg,
             AccelArg::Auto => probe::accel(&machine, &self.cache.dir("probe")?)?,
         };
         machine.modules_dir.clone_from(&self.kernel.modules_dir);
-        machine.cpus = self.args.guest.cpus;
+        machine.cpus = self.args.cpus;
         machine.memory_mib = memory_mib;
         let mut setup = Setup {
             swap_mib: SWAP_MIB,
@@ -116,7 +118,6 @@ impl Builder<'_> {
         }
         let words = self
             .args
-            .guest
             .append
             .iter()
             .flat_map(|words| words.split_whitespace());
@@ -126,7 +127,7 @@ impl Builder<'_> {
 
     /// What tests find in their environment besides the guest's own.
     fn env(&self) -> Vec<(String, String)> {
-        let known_bugs = self.args.known_bugs.then_some("HUGEPROBE_KNOWN_BUGS");
+        let known_bugs = self.known_bugs.then_some("HUGEPROBE_KNOWN_BUGS");
         known_bugs
             .into_iter()
             .map(|name| (name.to_owned(), "1".to_owned()))
@@ -136,7 +137,7 @@ impl Builder<'_> {
     /// Memory of the guest in MiB: what the user says, else what the profile
     /// and the targets need, but never more than the host has.
     fn memory(&self, needs: &[(&str, Needs)]) -> Result<u64, Failure> {
-        if let Some(text) = &self.args.guest.mem {
+        if let Some(text) = &self.args.mem {
             return memory::parse(text).or_exit(Exit::Usage);
         }
         let wanted = needs

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::{guest, interrupt};
-use crate::cli::{FuzzArgs, FuzzTarget, KernelArgs, Profile, RunArgs, SelectArgs};
+use crate::cli::{FuzzArgs, FuzzTarget, KernelArgs, Profile};
 use crate::commands::kernel::requests;
 use crate::exit::{Exit, Failure, OrExit};
 use crate::fuzz::lab::Lab;
@@ -48,18 +48,6 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
     } else {
         programs::select(&programs.targets, &needing, None).or_exit(Exit::Usage)?
     };
-    let run_args = RunArgs {
-        known_bugs: false,
-        select: SelectArgs {
-            targets: needing,
-            tests: None,
-        },
-        timeout: None,
-        kernel: args.kernel.clone(),
-        guest: args.guest.clone(),
-        output: None,
-        verbose: args.verbose,
-    };
     let wanted = KernelArgs {
         profile: profile(args),
         ..args.kernel.clone()
@@ -75,7 +63,8 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
     tools::require_guest_tools(&ui).map_err(KernelError::into_failure)?;
     let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let guest = guest::Builder {
-        args: &run_args,
+        args: &args.guest,
+        known_bugs: false,
         layout: &layout,
         cache: &cache,
         kernel: &kernel,

@@ -3,6 +3,7 @@
 //! reports. `run`, `bisect`, `plan cell` and the matrix all end here.
 
 mod decode;
+mod exec;
 mod guest;
 mod interrupt;
 mod lab;
@@ -25,6 +26,7 @@ use crate::kernel::{self, KernelError, Request, tools, virtme};
 use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
+pub use exec::exec;
 pub use lab::{FuzzLab, lab};
 pub use results::Results;
 
@@ -91,7 +93,8 @@ pub fn run(
         job: Job::Tests(planned(args, &chosen.selected, &needs)),
     };
     let guest = guest::Builder {
-        args,
+        args: &args.guest,
+        known_bugs: args.known_bugs,
         layout: chosen.layout,
         cache: &cache,
         kernel: &kernel,
