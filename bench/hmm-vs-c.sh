@@ -43,39 +43,38 @@ build_rust() {
 
 # What runs in the guest: each suite as it is meant to run, one process per test.
 guest_script() {
-    cat > "$work/guest.sh" <<GUEST
-mount -t debugfs none /sys/kernel/debug 2> /dev/null
-mount -t tmpfs none /tmp 2> /dev/null
-mount -t tmpfs none /run 2> /dev/null
-cp $work/hmm-c $work/hmm-rust /tmp/
-export HUGEPROBE_GUEST=1
-names=\$(/tmp/hmm-rust --list --format terse | sed -n 's/: test\$//p' | grep -E '_device_(private|coherent)\$' | grep -v benchmark)
-echo 2 > /proc/sys/vm/nr_hugepages
-# Background work rests, as in every guest of hugeprobe; for both suites.
-python3 -c 'import mmap, time; m = mmap.mmap(-1, 4 << 20); m.madvise(mmap.MADV_HUGEPAGE); time.sleep(9999)' &
-thp=/sys/kernel/mm/transparent_hugepage/khugepaged
-echo 1000000 > \$thp/pages_to_scan
-echo 3600000 > \$thp/alloc_sleep_millisecs
-sleep 1
-echo 3600000 > \$thp/scan_sleep_millisecs
-sleep 1
-now() { date +%s%3N; }
-start=\$(now)
-/tmp/hmm-c -T benchmark_thp_migration > /tmp/c.out 2>&1
-c=\$((\$(now) - start))
-start=\$(now); passed=0; count=0
-for name in \$names; do
-    count=\$((count + 1))
-    if /tmp/hmm-rust "\$name" --exact --nocapture --test-threads=1 > /tmp/rust.out 2>&1; then
-        passed=\$((passed + 1))
-    else
-        echo "not passed: \$name"
-    fi
-done
-rust=\$((\$(now) - start))
-grep '^# Totals' /tmp/c.out
-echo "C suite: \$c ms; Rust: \$rust ms for \$count tests (\$passed passed)"
-echo "Rust / C = \$((rust * 100 / c)) / 100"
+    cat > "$work/guest.py" <<'GUEST'
+import mmap, os, re, shutil, subprocess, sys, time
+
+work = sys.argv[1]
+for name in ("hmm-c", "hmm-rust"):
+    shutil.copy(f"{work}/{name}", "/run/")
+os.environ["HUGEPROBE_GUEST"] = "1"
+with open("/proc/sys/vm/nr_hugepages", "w") as knob:
+    knob.write("2")
+# Background work rests, as in every guest that runs tests; for both suites.
+memory = mmap.mmap(-1, 4 << 20)
+memory.madvise(mmap.MADV_HUGEPAGE)
+for name, value in (("pages_to_scan", 1000000), ("alloc_sleep_millisecs", 3600000), ("scan_sleep_millisecs", 3600000)):
+    with open(f"/sys/kernel/mm/transparent_hugepage/khugepaged/{name}", "w") as knob:
+        knob.write(str(value))
+time.sleep(1)
+
+listing = subprocess.run(["/run/hmm-rust", "--list", "--format", "terse"], capture_output=True, text=True).stdout
+names = [line.removesuffix(": test") for line in listing.splitlines() if line.endswith(": test")]
+names = [name for name in names if re.search(r"_device_(private|coherent)$", name) and "benchmark" not in name]
+
+start = time.monotonic()
+c = subprocess.run(["/run/hmm-c", "-T", "benchmark_thp_migration"], capture_output=True, text=True)
+c_seconds = time.monotonic() - start
+start = time.monotonic()
+failed = [name for name in names if subprocess.run(
+    ["/run/hmm-rust", name, "--exact", "--nocapture", "--test-threads=1"], capture_output=True).returncode]
+rust_seconds = time.monotonic() - start
+
+print(*re.findall(r"^# Totals.*", c.stdout, re.M))
+print(f"C suite: {c_seconds:.1f} s; Rust: {rust_seconds:.1f} s for {len(names)} tests, not passed: {failed}")
+print(f"Rust / C = {rust_seconds / c_seconds:.2f}")
 GUEST
 }
 
@@ -84,4 +83,4 @@ build_rust
 guest_script
 exec "$out/hugeprobe" boot --kernel "$image" --mem 6G \
     --append 'memmap=512M$0x100000000 memmap=512M$0x130000000 test_hmm.spm_addr_dev0=0x100000000 test_hmm.spm_addr_dev1=0x130000000' \
-    --exec "bash $work/guest.sh"
+    --exec "python3 $work/guest.py $work"

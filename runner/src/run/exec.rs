@@ -82,7 +82,7 @@ fn show(stamped: Stamped) {
             line,
         } => writeln!(std::io::stdout(), "{line}"),
         Event::TestOutput { line, .. } => writeln!(std::io::stderr(), "{line}"),
-        Event::StraySplat { splat } => {
+        Event::StraySplat { splat } if splat.allowed.is_none() => {
             writeln!(std::io::stderr(), "{}", splat.lines.join("\n"))
         }
         _ => Ok(()),
