@@ -11,7 +11,7 @@ use minijinja::value::Serde;
 use serde::Serialize;
 
 use super::model::{Report, TestReport};
-use super::repeat;
+use super::{meaning, repeat};
 
 /// The template; its name ends in `.html`, which makes minijinja escape
 /// whatever is put into it.
@@ -45,6 +45,7 @@ struct Test<'a> {
     seconds: String,
     output: String,
     splat: String,
+    meaning: Option<&'static str>,
     again: Option<String>,
 }
 
@@ -113,6 +114,7 @@ fn row<'a>(report: &Report, decoded: &Decoded, test: &'a TestReport) -> Test<'a>
             .get(&test.id)
             .cloned()
             .unwrap_or_else(|| raw().join("\n")),
+        meaning: meaning::of(&test.id),
         again: failed.then(|| repeat::command(report.run.as_ref(), &test.id)),
     }
 }

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use hugeprobe_vm::event::TestId;
 
 use super::model::{Outcome, Report, TestReport};
-use super::quote;
+use super::{meaning, quote};
 
 /// Which of the two forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -204,6 +204,13 @@ impl Form {
         }
         for line in test.splats.iter().flat_map(|splat| &splat.lines) {
             writeln!(out, "{indent}# {}", quote::line(line))?;
+        }
+        if let Some(meaning) = meaning::of(&test.id).filter(|_| test.outcome.is_failure()) {
+            writeln!(
+                out,
+                "{indent}# {}",
+                quote::line(&format!("checks: {meaning}"))
+            )?;
         }
         let name = quote::inline(&test.id.name);
         writeln!(

@@ -9,6 +9,7 @@ mod json;
 mod junit;
 pub mod ktap;
 mod matrix;
+mod meaning;
 mod model;
 mod quote;
 mod repeat;

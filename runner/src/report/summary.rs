@@ -7,7 +7,7 @@ use std::path::Path;
 use hugeprobe_vm::event::Fate;
 
 use super::model::{Outcome, Report};
-use super::repeat;
+use super::{meaning, repeat};
 
 /// Counts, each failure with its reason and the command to repeat it, and
 /// where the report is. Each line is ended.
@@ -25,6 +25,9 @@ pub fn summary(report: &Report, dir: &Path) -> String {
             test.id.name,
             one_line(&test.reason)
         ));
+        if let Some(meaning) = meaning::of(&test.id) {
+            line(format!("  checks: {meaning}"));
+        }
         line(format!(
             "  again: {}",
             repeat::command(report.run.as_ref(), &test.id)

@@ -243,6 +243,9 @@ fn repeat_arguments(args: &RunArgs, origin: &Origin) -> Vec<String> {
     for append in &guest.append {
         add("--append", Some(append.clone()));
     }
+    if args.known_bugs {
+        words.push("--known-bugs".to_owned());
+    }
     words
 }
 
