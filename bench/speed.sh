@@ -37,7 +37,7 @@ plain_ms() {
 
 # From "vm_boots" to the first "test_begins" of a run's events.
 ours_ms() {
-    "$hugeprobe" run --kernel "$1" --accel tcg --output "$work/results" --tests 'pmd_split.partial_munmap' pmd_split \
+    "$hugeprobe" run --kernel "$1" --accel tcg --output "$work/results" --tests '^pmd_split\.accounting::rss$' pmd_split \
         > /dev/null 2>&1 < /dev/null || true
     python3 - "$work/results/events.jsonl" <<'PY'
 import json, sys

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::mapping::{Advice, PMD, Region};
-use crate::{kthread, outcome, skip};
+use crate::{guard, kthread, outcome, skip};
 
 /// Settings that are in force, oldest first: what [`restore_all`] undoes.
 static IN_FORCE: Mutex<Vec<Saved>> = Mutex::new(Vec::new());
@@ -218,8 +218,10 @@ fn rest_khugepaged() -> Vec<Setting> {
         Setting::set(knob("alloc_sleep_millisecs"), HOUR_MS),
     ];
     if let Ok(region) = Region::private(PMD) {
-        // Without huge pages there is nothing that could be scanned.
+        // Without huge pages there is nothing that could be scanned. The touch
+        // puts this process on the list.
         let _ = region.madvise(region.all(), Advice::HugePage);
+        let _ = guard::store(region.addr(), 1);
     }
     let scans = || current(knob("full_scans")).unwrap_or_default();
     let before = scans();
