@@ -19,6 +19,9 @@ use crate::plan::{self, Job, Plan, Setup};
 /// How long the trial may take; a working KVM needs two seconds.
 const LIMIT: Duration = Duration::from_secs(15);
 
+/// The file that keeps the answer.
+const ANSWER: &str = "kvm.json";
+
 /// The answer, and what it holds for.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Answer {
@@ -44,26 +47,28 @@ pub fn accel(config: &MachineConfig, folder: &Path) -> Result<Accel, StartError>
     {
         return Ok(Accel::Tcg);
     }
-    let answer_path = folder.join("kvm.json");
-    let known = fs::read(&answer_path).ok();
-    let known: Option<Answer> = known.and_then(|json| serde_json::from_slice(&json).ok());
-    let (boot_id, qemu) = (boot_id(), qemu_version());
-    if let Some(answer) = known
-        && answer.boot_id == boot_id
-        && answer.qemu == qemu
-    {
-        return Ok(choice(answer.kvm_works));
+    if let Some(kvm_works) = known(folder) {
+        return Ok(choice(kvm_works));
     }
     let kvm_works = boots_under_kvm(config, folder)?;
     let answer = Answer {
-        boot_id,
-        qemu,
+        boot_id: boot_id(),
+        qemu: qemu_version(),
         kvm_works,
     };
     let json = serde_json::to_vec_pretty(&answer).expect("an answer is always serialisable");
     // Not to remember it only costs time.
-    let _ = fs::write(&answer_path, json);
+    let _ = fs::write(folder.join(ANSWER), json);
     Ok(choice(kvm_works))
+}
+
+/// Whether KVM works, if a trial boot since the host's last one has shown it;
+/// `folder` is where [`accel`] keeps its answer.
+pub fn known(folder: &Path) -> Option<bool> {
+    let json = fs::read(folder.join(ANSWER)).ok()?;
+    let answer: Answer = serde_json::from_slice(&json).ok()?;
+    let holds = answer.boot_id == boot_id() && answer.qemu == qemu_version();
+    holds.then_some(answer.kvm_works)
 }
 
 fn choice(kvm_works: bool) -> Accel {

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
+use hugeprobe_vm::probe;
+
 use crate::exit::{Exit, Outcome};
 use crate::kernel::KernelError;
 use crate::kernel::cache::Cache;
@@ -33,7 +35,7 @@ pub fn run() -> Outcome {
     let cache = Cache::open().map_err(KernelError::into_failure)?;
     let mut findings: Vec<(String, Finding)> = NEEDS.iter().map(check_need).collect();
     findings.push(("virtme-ng".to_owned(), check_virtme(&cache)));
-    findings.push(("KVM".to_owned(), check_kvm()));
+    findings.push(("KVM".to_owned(), check_kvm(&cache)));
     findings.push(("ccache".to_owned(), check_ccache()));
     findings.push(("disk".to_owned(), check_disk(cache.root())));
     findings.push(("memory".to_owned(), check_memory()));
@@ -84,18 +86,23 @@ fn check_virtme(cache: &Cache) -> Finding {
     }
 }
 
-fn check_kvm() -> Finding {
+fn check_kvm(cache: &Cache) -> Finding {
+    const EMULATED: &str = "guests are emulated, about 10 times slower";
     let usable = std::fs::OpenOptions::new()
         .read(true)
         .write(true)
         .open("/dev/kvm");
     match usable {
-        Ok(_) => {
-            Finding::Fine("/dev/kvm opens; used only after a probe boot has worked".to_owned())
-        }
-        Err(error) => Finding::Worse(format!(
-            "/dev/kvm: {error}; guests are emulated, about 10 times slower"
-        )),
+        Ok(_) => match cache.dir("probe").ok().and_then(|dir| probe::known(&dir)) {
+            Some(true) => Finding::Fine("a probe boot has worked".to_owned()),
+            Some(false) => Finding::Worse(format!(
+                "/dev/kvm opens, but a guest hung in it; {EMULATED}"
+            )),
+            None => {
+                Finding::Fine("/dev/kvm opens; the first run tries it with a probe boot".to_owned())
+            }
+        },
+        Err(error) => Finding::Worse(format!("/dev/kvm: {error}; {EMULATED}")),
     }
 }
 
