@@ -10,7 +10,7 @@ kernel_args = $(if $(KDIR),--kdir '$(KDIR)') $(if $(KERNEL),--kernel '$(KERNEL)'
 guest_args = $(if $(CPUS),--cpus '$(CPUS)') $(if $(MEM),--mem '$(MEM)')
 tests_args = $(if $(TESTS),--tests '$(TESTS)') $(TARGETS)
 run_args = $(kernel_args) $(guest_args) $(if $(O),--output '$(O)') $(if $(TIMEOUT),--timeout '$(TIMEOUT)') \
-	$(if $(filter-out 0,$(V)),--verbose) $(tests_args)
+	$(if $(filter-out 0,$(FAILFAST)),--fail-fast) $(if $(filter-out 0,$(V)),--verbose) $(tests_args)
 
 FUZZ ?= mm
 
@@ -50,6 +50,7 @@ help: ## This text
 #= FUZZ= TIME=    what to fuzz and how long (TIME=10m)
 #= CPUS= MEM=     CPUs and memory of the guest, such as MEM=6G
 #= TIMEOUT=secs   time limit for one test
+#= FAILFAST=1     stop at the first failure
 #= JOBS=n         build jobs
 #= V=1            show the kernel log and passing tests' output too
 

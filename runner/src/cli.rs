@@ -215,6 +215,9 @@ pub struct RunArgs {
     /// Run the tests, too, that stop a kernel with a known bug of mainline
     #[arg(long, help_heading = "Tests")]
     pub known_bugs: bool,
+    /// Stop at the first failure; the tests that have not begun by then are skipped
+    #[arg(long, help_heading = "Tests")]
+    pub fail_fast: bool,
     #[command(flatten)]
     pub kernel: KernelArgs,
     #[command(flatten)]

@@ -20,6 +20,9 @@ pub struct SessionConfig {
     pub folder: PathBuf,
     /// Time limit of the whole run.
     pub limit: Option<Duration>,
+    /// Whether the run is over with the first failure; the tests that have not
+    /// begun by then are skipped.
+    pub fail_fast: bool,
     /// Set by a signal handler when the user interrupts; the run then ends
     /// within a fraction of a second.
     pub interrupted: Arc<AtomicBool>,
@@ -66,6 +69,7 @@ pub fn run(
         command: None,
         machines: 0,
         progress: false,
+        failed: None,
     };
     session.run()
 }
@@ -81,6 +85,8 @@ struct Session<'a, S> {
     machines: u32,
     /// Whether the present machine has given a verdict.
     progress: bool,
+    /// What the run ends with, when it must end with the first failure.
+    failed: Option<String>,
 }
 
 impl<S: FnMut(Stamped)> Session<'_, S> {
@@ -92,7 +98,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
         });
         let result = self.run_machines();
         let (fate, why) = match &result {
-            Ok(fate) => (fate.clone(), not_run(fate)),
+            Ok(fate) => (fate.clone(), self.why_not_run(fate)),
             Err(error) => {
                 let detail = describe(error);
                 let why = format!("not run: {detail}");
@@ -126,7 +132,8 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             self.progress = false;
             let fate = self.run_machine()?;
             fruitless = if self.progress { 0 } else { fruitless + 1 };
-            let over = matches!(fate, Fate::TimedOut | Fate::Interrupted);
+            let over =
+                self.failed.is_some() || matches!(fate, Fate::TimedOut | Fate::Interrupted);
             let no_boot = matches!(fate, Fate::Infrastructure { .. });
             if over || no_boot || self.pending.is_empty() || fruitless >= FRUITLESS {
                 return Ok(fate);
@@ -200,9 +207,10 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
                 self.running = Some((test.clone(), Instant::now()));
                 None
             }
-            Event::TestEnds { test, .. } => {
-                self.finished(test);
-                None
+            Event::TestEnds { test, verdict, .. } => {
+                self.finished(test, *verdict);
+                // Nothing is wrong with the machine: it has done what it shall.
+                self.failed.is_some().then_some(Fate::Clean)
             }
             Event::CommandEnds { code } => {
                 self.command = Some(*code);
@@ -222,10 +230,21 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
         fate
     }
 
-    fn finished(&mut self, test: &TestId) {
+    fn finished(&mut self, test: &TestId, verdict: Verdict) {
         self.progress = true;
         self.running = None;
         self.pending.retain(|pending| pending.id != *test);
+        if self.config.fail_fast && verdict.is_failure() {
+            self.failed = Some(format!("{}.{}", test.target, test.name));
+        }
+    }
+
+    /// Why the tests that never began did not.
+    fn why_not_run(&self, fate: &Fate) -> String {
+        match &self.failed {
+            Some(test) => format!("not run: {test} failed first"),
+            None => not_run(fate),
+        }
     }
 
     /// Gives the test that ran when its machine ended its verdict.
@@ -246,7 +265,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
                 (Verdict::Crashed, "the guest ended without a verdict".into())
             }
         };
-        self.finished(&test);
+        self.finished(&test, verdict);
         self.emit(Event::TestEnds {
             test,
             verdict,
@@ -262,7 +281,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
     }
 }
 
-/// Why the tests that never began did not.
+/// Why the tests that never began did not, by the fate of the last machine.
 fn not_run(fate: &Fate) -> String {
     match fate {
         Fate::Interrupted => "not run: interrupted".into(),

@@ -29,6 +29,7 @@ pub fn run(args: &BenchArgs) -> Outcome {
             tests: Some(format!("^bench\\.{}::", args.bench.name())),
         },
         timeout: None,
+        fail_fast: false,
         kernel: args.kernel.clone(),
         guest: args.guest.clone(),
         output: args.output.clone(),

@@ -125,6 +125,7 @@ impl Campaign<'_> {
             folder: self.lab.scratch.clone(),
             // The fuzzer ends by itself; this is for one that does not.
             limit: Some(left + Duration::from_secs(60)),
+            fail_fast: false,
             interrupted: Arc::clone(&self.lab.interrupted),
         };
         let plan = self.plan(left, progress)?;

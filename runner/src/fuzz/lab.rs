@@ -70,6 +70,7 @@ impl Lab {
             machine: self.machine.clone(),
             folder: self.scratch.clone(),
             limit: Some(BATCH_LIMIT),
+            fail_fast: false,
             interrupted: Arc::clone(&self.interrupted),
         };
         let mut batch = Batch::default();

@@ -107,6 +107,7 @@ pub fn run(
         machine: guest.machine.clone(),
         folder: results.dir().to_owned(),
         limit: None,
+        fail_fast: args.fail_fast,
         interrupted: interrupt::flag()?,
     };
     let terminal = follow(args, results, &plan(&guest), &config)?;

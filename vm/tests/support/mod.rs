@@ -40,6 +40,7 @@ pub fn session(machine: MachineConfig, folder: &Path) -> SessionConfig {
         machine,
         folder: folder.to_owned(),
         limit: Some(Duration::from_secs(600)),
+        fail_fast: false,
         interrupted: Arc::new(AtomicBool::new(false)),
     }
 }
