@@ -306,13 +306,18 @@ fn dpthp_no_leak(trip: Trip) {
     };
     // The first rounds fill the driver's lists and the kernel's caches.
     round(true);
-    let first = used_by_rounds();
-    let second = used_by_rounds();
     let one_page_each = rounds * 2048;
-    assert!(
-        second < one_page_each / 4,
-        "{rounds} round trips used up {first} kB and then {second} kB; a huge page each would \
-         be {one_page_each} kB"
+    // What else the machine takes meanwhile it does not take every time; a leak does.
+    let mut used = Vec::new();
+    for _ in 0..5 {
+        used.push(used_by_rounds());
+        if used.last().is_some_and(|kib| *kib < one_page_each / 4) {
+            return;
+        }
+    }
+    panic!(
+        "{rounds} round trips used up {used:?} kB, one time after the other; a huge page each \
+         would be {one_page_each} kB"
     );
 }
 

@@ -5,10 +5,10 @@ use std::ops::{Deref, DerefMut, Range};
 
 use selftests::counters::{Expect, minor_faults, status_kib};
 use selftests::guard::{self, Fault, SEGV_ACCERR, SEGV_MAPERR, Signal};
-use selftests::mapping::{PAGE, PAGES_PER_PMD, Region};
+use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region};
 use selftests::pattern::FIRST;
 use selftests::settings::{self, Setting};
-use selftests::thp;
+use selftests::{skip, thp};
 
 /// Huge pages, each page stamped by [`FIRST`], on a quiet machine.
 pub struct Filled {
@@ -34,6 +34,21 @@ impl DerefMut for Filled {
 pub fn filled(count: usize) -> Filled {
     let quiet = settings::quiet();
     let region = thp::obtain(count);
+    FIRST.fill_all(&region);
+    Filled {
+        region,
+        _quiet: quiet,
+    }
+}
+
+/// As [`filled`], as much memory of small pages.
+#[track_caller]
+pub fn filled_small(count: usize) -> Filled {
+    let quiet = settings::quiet();
+    let region = Region::private(count * PMD).expect("address space");
+    region
+        .madvise(region.all(), Advice::NoHugePage)
+        .unwrap_or_else(|errno| skip!("MADV_NOHUGEPAGE: {errno} (CONFIG_TRANSPARENT_HUGEPAGE)"));
     FIRST.fill_all(&region);
     Filled {
         region,

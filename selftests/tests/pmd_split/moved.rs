@@ -2,6 +2,7 @@
 //! mremap of whole huge pages: the PMD entry moves with everything it says, and
 //! nothing is left at the old place.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use selftests::counters::{Expect, Snapshot};
@@ -61,23 +62,25 @@ fn mremap(distance: Distance) {
         .check(&before);
 }
 
-/// A huge page that moves is soft-dirty at its new place, as a small one is.
-#[test]
-fn mremap_makes_soft_dirty() {
+/// Pages that move are soft-dirty at their new place: a huge page, a part of
+/// one, small pages with their table, and single small pages.
+#[test_case(filled, 0..512; "huge_page")]
+#[test_case(filled, 100..101; "part_of_a_huge_page")]
+#[test_case(filled_small, 0..512; "small_pages_with_their_table")]
+#[test_case(filled_small, 100..103; "small_pages")]
+fn mremap_makes_soft_dirty(obtain: fn(usize) -> Filled, part: Range<usize>) {
     enter!();
-    let mut region = filled(1);
+    let mut region = obtain(1);
     clear_soft_dirty(&region);
     let mut target = Region::reserved(PMD).expect("address space");
+    let (offset, count) = (part.start, part.len());
     region
-        .mremap_into(0..PMD, &mut target, 0, Source::Goes)
+        .mremap_into(pages(part), &mut target, offset * PAGE, Source::Goes)
         .expect("mremap");
-    thp::assert_huge(&target, 0..1);
-    for (number, entry) in pagemap::entries(&target, 0, PAGES_PER_PMD)
-        .iter()
-        .enumerate()
-    {
+    for (number, entry) in pagemap::entries(&target, offset, count).iter().enumerate() {
         assert!(entry.soft_dirty(), "page {number} moved and is {entry:?}");
     }
+    FIRST.check(&target, offset..offset + count);
 }
 
 /// mremap with userfaultfd's remap event: the protection moves along.
