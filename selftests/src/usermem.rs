@@ -2,7 +2,7 @@
 //! System calls that make the kernel take a page of this process by its
 //! address (GUP): what they return says whether there is a page to take.
 
-use std::io::{Read, pipe};
+use std::io::{PipeReader, Read, pipe};
 use std::os::fd::AsRawFd;
 
 use nix::errno::Errno;
@@ -21,29 +21,53 @@ pub fn futex_wake_shared(address: usize) -> Result<(), Errno> {
     Errno::result(woken).map(drop)
 }
 
-/// Puts the page at `address` into a pipe without a copy (vmsplice), and
-/// returns what comes out of it.
+/// A page in a pipe: the kernel holds a reference to it, though no pin, until
+/// this is dropped or its content is taken.
+#[derive(Debug)]
+pub struct HeldPage {
+    reader: PipeReader,
+    bytes: usize,
+}
+
+impl HeldPage {
+    /// Puts the page at `address` into a pipe without a copy (vmsplice).
+    ///
+    /// # Errors
+    /// `EFAULT` where no page can be taken.
+    ///
+    /// # Panics
+    /// When no pipe can be made.
+    pub fn take(address: usize) -> Result<Self, Errno> {
+        let (reader, writer) = pipe().expect("a process can make a pipe");
+        let part = libc::iovec {
+            iov_base: address as *mut _,
+            iov_len: PAGE,
+        };
+        // SAFETY: the kernel checks the address, and only reads there.
+        let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const part, 1, 0) };
+        let bytes = Errno::result(spliced)? as usize;
+        Ok(Self { reader, bytes })
+    }
+
+    /// What the page holds now, as it comes out of the pipe.
+    ///
+    /// # Panics
+    /// When it does not come out.
+    pub fn content(mut self) -> Vec<u8> {
+        let mut content = vec![0; self.bytes];
+        self.reader
+            .read_exact(&mut content)
+            .expect("what went into the pipe comes out");
+        content
+    }
+}
+
+/// Puts the page at `address` into a pipe and returns what comes out of it.
 ///
 /// # Errors
 /// `EFAULT` where no page can be taken.
-///
-/// # Panics
-/// When no pipe can be made.
 pub fn splice_page(address: usize) -> Result<Vec<u8>, Errno> {
-    let (mut reader, writer) = pipe().expect("a process can make a pipe");
-    let part = libc::iovec {
-        iov_base: address as *mut _,
-        iov_len: PAGE,
-    };
-    // SAFETY: the kernel checks the address, and only reads there.
-    let spliced = unsafe { libc::vmsplice(writer.as_raw_fd(), &raw const part, 1, 0) };
-    let bytes = Errno::result(spliced)?;
-    drop(writer);
-    let mut content = vec![0; bytes as usize];
-    reader
-        .read_exact(&mut content)
-        .expect("what went into the pipe comes out");
-    Ok(content)
+    HeldPage::take(address).map(HeldPage::content)
 }
 
 #[cfg(test)]

@@ -3,11 +3,13 @@
 //! keep pages from migrating.
 
 use nix::errno::Errno;
+use selftests::counters::{Expect, Snapshot};
 use selftests::gup::{self, Pin, Way};
 use selftests::hmm::Memory::{Coherent, Private};
 use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Place, Span, runs};
 use selftests::mapping::{PAGE, page};
 use selftests::pattern::FIRST;
+use selftests::usermem::HeldPage;
 use selftests::{enter, thp};
 use test_case::test_case;
 
@@ -109,4 +111,43 @@ fn dpthp_pin_then_fork() {
     let one = Span::of(&region, 7..8);
     assert_eq!(one.pages * PAGE, PAGE);
     assert_eq!(dev.to_dev(one).unwrap_err().errno, Errno::ENOENT);
+}
+
+/// A page that a pipe refers to keeps its folio in system memory (ENOENT), time
+/// and again, and the reference stays good: the pipe gives what the page holds.
+/// Once the pipe has let go the folio migrates, and it ends with its memory.
+#[test_case(true, 300; "huge_page")]
+#[test_case(false, 1; "small_page")]
+fn referenced_page_stays_in_the_system(large: bool, number: usize) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = if large { scene::huge(1) } else { small(4) };
+    let before = Snapshot::take();
+    let held = HeldPage::take(region.page_addr(number)).expect("vmsplice");
+    let touched = if large {
+        whole(&region)
+    } else {
+        Span::of(&region, number..number + 1)
+    };
+    for _ in 0..3 {
+        let refusal = dev.to_dev(touched).unwrap_err();
+        assert_eq!(refusal.errno, Errno::ENOENT);
+        let states = dev.snapshot(touched);
+        let stayed = states.iter().all(|state| state.place == Place::System);
+        assert!(stayed, "{}", runs(&states));
+        FIRST.check_all(&region);
+    }
+    if large {
+        thp::assert_huge(&region, 0..1);
+    }
+    let bytes = FIRST.page(number).map(u64::to_ne_bytes).concat();
+    assert_eq!(held.content(), bytes, "what the pipe held");
+    dev.to_dev(touched).unwrap();
+    FIRST.check_all(&region);
+    dev.to_sys(touched).unwrap();
+    FIRST.check_all(&region);
+    Expect::new()
+        .unchanged(&["2048kB/nr_anon", "nr_anon_transparent_hugepages"])
+        .check(&before);
 }

@@ -8,13 +8,15 @@ use std::{fs, process};
 
 use selftests::child;
 use selftests::counters::{Expect, Snapshot};
-use selftests::folios::{Piece, census, pieces};
+use selftests::folios::Piece;
 use selftests::gup::{Pin, Way};
 use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Region, Source, memfd, page};
 use selftests::pagemap::{self, kpage};
 use selftests::pattern::{Content, FIRST, check_zero};
 use selftests::{enter, settings, skip, thp};
 use test_case::test_case;
+
+use crate::sizes::found;
 
 const SPLIT: &str = "/sys/kernel/debug/split_huge_pages";
 
@@ -38,12 +40,6 @@ fn stamped() -> Region {
     let region = thp::obtain(1);
     FIRST.fill_all(&region);
     region
-}
-
-#[track_caller]
-fn found(region: &Region) -> Vec<Piece> {
-    let entries = pagemap::entries(region, 0, PAGES_PER_PMD);
-    pieces(&census(&entries).expect("root may read kpageflags"))
 }
 
 #[track_caller]

@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Huge pages of every size outside of what the other targets look at: how a fault makes them,
+//! how debugfs splits the pages themselves, and how they go through swap, reclaim and locking.
+
+mod fault;
+mod sizes;
+mod split;
+mod swap;
