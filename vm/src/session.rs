@@ -132,8 +132,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             self.progress = false;
             let fate = self.run_machine()?;
             fruitless = if self.progress { 0 } else { fruitless + 1 };
-            let over =
-                self.failed.is_some() || matches!(fate, Fate::TimedOut | Fate::Interrupted);
+            let over = self.failed.is_some() || matches!(fate, Fate::TimedOut | Fate::Interrupted);
             let no_boot = matches!(fate, Fate::Infrastructure { .. });
             if over || no_boot || self.pending.is_empty() || fruitless >= FRUITLESS {
                 return Ok(fate);

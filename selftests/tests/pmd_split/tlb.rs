@@ -291,7 +291,11 @@ fn no_load_of_the_old_page_after(obtain: fn(usize) -> Region) {
     // zero page to share that was not shared before.
     let child = child::start(|parent| {
         parent.receive();
-        assert_eq!(guard::load(region.page_addr(PAGE)), Ok(0), "the child's page");
+        assert_eq!(
+            guard::load(region.page_addr(PAGE)),
+            Ok(0),
+            "the child's page"
+        );
     });
     bind_to(&here);
     let at = region.page_addr(PAGE);

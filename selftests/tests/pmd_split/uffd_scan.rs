@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use selftests::counters::{Expect, Snapshot};
+use selftests::gup::{Pin, Way};
 use selftests::mapping::{PAGE, PAGES_PER_PMD, PMD, Region, pages};
 use selftests::pagemap::{self, scan};
 use selftests::pattern::{FIRST, check_zero};
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{child, enter, guard, settings, skip, thp};
+use selftests::{child, enter, guard, settings, skip, swap, thp};
 use test_case::test_case;
 
 use crate::fixture::*;
@@ -253,6 +254,63 @@ fn move_whole() {
     assert_eq!(thp::frames(&target, 0), frames, "frames");
     FIRST.check_all(&target);
     check_zero(&source, 0..512);
+}
+
+/// Who has only the page finds where it is mapped after UFFDIO_MOVE, too: it can be swapped out
+/// from its new place, and a child shares it there.
+#[test_case(0..512; "whole")]
+#[test_case(100..101; "one_page")]
+#[test_case(0..3; "first_pages")]
+fn moved_pages_can_be_swapped_out(part: std::ops::Range<usize>) {
+    enter!();
+    let source = filled(1);
+    let target = Region::private(PMD).expect("address space");
+    let uffd = Uffd::open(feature::MOVE);
+    uffd.register(&target, &target.all(), Mode::MISSING)
+        .expect("register");
+    for number in part
+        .clone()
+        .step_by(if part.len() == 512 { 512 } else { 1 })
+    {
+        let bytes = if part.len() == 512 {
+            source.all()
+        } else {
+            pages(number..number + 1)
+        };
+        let moved = uffd.move_pages(&source, &bytes, &target, bytes.start);
+        assert_eq!(moved, Ok(bytes.len()), "bytes moved");
+    }
+    swap::page_out(&target, part.clone());
+    FIRST.check(&target, part.clone());
+    let child = child::start(|parent| {
+        parent.receive();
+        FIRST.check(&target, part.clone());
+    });
+    FIRST.next().fill(&target, part.clone());
+    child.line().send(0);
+    child.join();
+    FIRST.next().check(&target, part);
+}
+
+/// A pinned huge page is not moved (EBUSY): its holder would lose it. Unpinned it is.
+#[test]
+fn move_of_a_pinned_page_is_refused() {
+    enter!();
+    let source = filled(1);
+    let target = Region::private(PMD).expect("address space");
+    let uffd = Uffd::open(feature::MOVE);
+    uffd.register(&target, &target.all(), Mode::MISSING)
+        .expect("register");
+    let pin = Pin::take(&source, &pages(9..10), Way::WriteFast).expect("a pin on one page");
+    let moved = uffd.move_pages(&source, &source.all(), &target, 0);
+    assert_eq!(moved, Err(nix::errno::Errno::EBUSY));
+    thp::assert_huge(&source, 0..1);
+    FIRST.next().fill_all(&source);
+    pin.assert_coherent(&source, &pages(9..10));
+    drop(pin);
+    let moved = uffd.move_pages(&source, &source.all(), &target, 0);
+    assert_eq!(moved, Ok(PMD), "bytes moved");
+    FIRST.next().check_all(&target);
 }
 
 /// Reading maps the huge zero page; taking a part of it away, or protecting

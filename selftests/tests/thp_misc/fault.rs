@@ -189,7 +189,11 @@ fn missing_page_is_reported_and_costs_nothing(store: bool) {
     let before = Snapshot::take();
     (0..rounds).for_each(|_| round());
     Expect::new()
-        .unchanged(&["2048kB/nr_anon", "nr_anon_transparent_hugepages", "thp_fault_alloc"])
+        .unchanged(&[
+            "2048kB/nr_anon",
+            "nr_anon_transparent_hugepages",
+            "thp_fault_alloc",
+        ])
         .check(&before);
     // Tables of threads' stacks come and go; one table leaked in each round does not go.
     let tables = || before.delta(&Snapshot::take(), "nr_page_table_pages");

@@ -35,6 +35,9 @@ impl OneSize {
                 settings.push(Setting::set(path, value));
             }
         }
+        // A change of sizes may start khugepaged: it shall find nothing to fill.
+        let none = format!("{THP}/khugepaged/max_ptes_none");
+        settings.push(Setting::set(none, "0"));
         Self {
             order,
             _settings: settings,
