@@ -54,6 +54,7 @@ pub fn exec(
         machine: guest.machine,
         folder: folder.path().to_owned(),
         limit: None,
+        fail_fast: false,
         interrupted: interrupt::flag()?,
     };
     let summary = session::run(&plan, &config, show).or_exit(Exit::Infrastructure)?;
