@@ -218,6 +218,9 @@ pub struct RunArgs {
     /// Stop at the first failure; the tests that have not begun by then are skipped
     #[arg(long, help_heading = "Tests")]
     pub fail_fast: bool,
+    /// How many tests may crash the kernel or not end before the rest is left out
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..), help_heading = "Tests")]
+    pub patience: u32,
     #[command(flatten)]
     pub kernel: KernelArgs,
     #[command(flatten)]

@@ -23,6 +23,9 @@ pub struct SessionConfig {
     /// Whether the run is over with the first failure; the tests that have not
     /// begun by then are skipped.
     pub fail_fast: bool,
+    /// How many tests may crash the kernel or not end before the run is over:
+    /// each costs a boot or its whole time limit, and says little that is new.
+    pub patience: Option<u32>,
     /// Set by a signal handler when the user interrupts; the run then ends
     /// within a fraction of a second.
     pub interrupted: Arc<AtomicBool>,
@@ -69,7 +72,8 @@ pub fn run(
         command: None,
         machines: 0,
         progress: false,
-        failed: None,
+        lost: 0,
+        over: None,
     };
     session.run()
 }
@@ -85,8 +89,10 @@ struct Session<'a, S> {
     machines: u32,
     /// Whether the present machine has given a verdict.
     progress: bool,
-    /// What the run ends with, when it must end with the first failure.
-    failed: Option<String>,
+    /// Tests that crashed the kernel or did not end.
+    lost: u32,
+    /// Why the run ends before its time, when it must.
+    over: Option<String>,
 }
 
 impl<S: FnMut(Stamped)> Session<'_, S> {
@@ -132,7 +138,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             self.progress = false;
             let fate = self.run_machine()?;
             fruitless = if self.progress { 0 } else { fruitless + 1 };
-            let over = self.failed.is_some() || matches!(fate, Fate::TimedOut | Fate::Interrupted);
+            let over = self.over.is_some() || matches!(fate, Fate::TimedOut | Fate::Interrupted);
             let no_boot = matches!(fate, Fate::Infrastructure { .. });
             if over || no_boot || self.pending.is_empty() || fruitless >= FRUITLESS {
                 return Ok(fate);
@@ -209,7 +215,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             Event::TestEnds { test, verdict, .. } => {
                 self.finished(test, *verdict);
                 // Nothing is wrong with the machine: it has done what it shall.
-                self.failed.is_some().then_some(Fate::Clean)
+                self.over.is_some().then_some(Fate::Clean)
             }
             Event::CommandEnds { code } => {
                 self.command = Some(*code);
@@ -233,15 +239,21 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
         self.progress = true;
         self.running = None;
         self.pending.retain(|pending| pending.id != *test);
+        self.lost += u32::from(matches!(verdict, Verdict::Crashed | Verdict::Timeout));
         if self.config.fail_fast && verdict.is_failure() {
-            self.failed = Some(format!("{}.{}", test.target, test.name));
+            self.over = Some(format!("{}.{} failed first", test.target, test.name));
+        } else if self.config.patience.is_some_and(|limit| self.lost >= limit) {
+            self.over = Some(format!(
+                "{} tests before it crashed the kernel or did not end",
+                self.lost
+            ));
         }
     }
 
     /// Why the tests that never began did not.
     fn why_not_run(&self, fate: &Fate) -> String {
-        match &self.failed {
-            Some(test) => format!("not run: {test} failed first"),
+        match &self.over {
+            Some(why) => format!("not run: {why}"),
             None => not_run(fate),
         }
     }

@@ -167,3 +167,23 @@ fn forged_results_and_floods_stay_output() {
         .filter(|stamped| matches!(stamped.event, Event::TestBegins { .. }));
     assert_eq!(begun.count(), 2);
 }
+
+#[test]
+fn a_run_of_crashes_ends_when_patience_does() {
+    let Some(kernel) = support::kernel() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut machine = support::machine(kernel);
+    machine.memory_mib = 1024;
+    let mut config = support::session(machine, folder.path());
+    config.patience = Some(1);
+    let tests = [("machine_resets", 60), ("passes", 60)];
+    let plan = support::faults(&support::faults_program(), &tests);
+    let (events, _) = support::run(&plan, &config);
+    assert_eq!(verdict(&events, "machine_resets").0, Verdict::Crashed);
+    let (rest, reason) = verdict(&events, "passes");
+    assert_eq!(rest, Verdict::Skip);
+    assert!(reason.contains("crashed the kernel"), "{reason}");
+    assert_eq!(fates(&events).len(), 1, "a second machine was started");
+}

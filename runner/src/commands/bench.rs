@@ -30,6 +30,7 @@ pub fn run(args: &BenchArgs) -> Outcome {
         },
         timeout: None,
         fail_fast: false,
+        patience: u32::MAX,
         kernel: args.kernel.clone(),
         guest: args.guest.clone(),
         output: args.output.clone(),

@@ -126,6 +126,7 @@ impl Campaign<'_> {
             // The fuzzer ends by itself; this is for one that does not.
             limit: Some(left + Duration::from_secs(60)),
             fail_fast: false,
+            patience: None,
             interrupted: Arc::clone(&self.lab.interrupted),
         };
         let plan = self.plan(left, progress)?;

@@ -71,6 +71,7 @@ impl Lab {
             folder: self.scratch.clone(),
             limit: Some(BATCH_LIMIT),
             fail_fast: false,
+            patience: None,
             interrupted: Arc::clone(&self.interrupted),
         };
         let mut batch = Batch::default();

@@ -55,6 +55,7 @@ pub fn exec(
         folder: folder.path().to_owned(),
         limit: None,
         fail_fast: false,
+        patience: None,
         interrupted: interrupt::flag()?,
     };
     let summary = session::run(&plan, &config, show).or_exit(Exit::Infrastructure)?;

@@ -108,6 +108,7 @@ pub fn run(
         folder: results.dir().to_owned(),
         limit: None,
         fail_fast: args.fail_fast,
+        patience: Some(args.patience),
         interrupted: interrupt::flag()?,
     };
     let terminal = follow(args, results, &plan(&guest), &config)?;

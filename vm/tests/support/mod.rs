@@ -41,6 +41,7 @@ pub fn session(machine: MachineConfig, folder: &Path) -> SessionConfig {
         folder: folder.to_owned(),
         limit: Some(Duration::from_secs(600)),
         fail_fast: false,
+        patience: None,
         interrupted: Arc::new(AtomicBool::new(false)),
     }
 }
