@@ -5,7 +5,9 @@
 use arbitrary::{Result, Unstructured};
 
 use crate::model::Model;
-use crate::program::{Context, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program, Step, Target};
+use crate::program::{
+    Advice, Context, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program, SLOT_PAGES, Step, Target,
+};
 use crate::text;
 
 /// Reads a fuzzer's input: the text form, or, if it is not that, bytes from
@@ -29,8 +31,24 @@ pub fn from_bytes(data: &[u8], target: Target) -> Program {
         };
         model.assume(&step);
         program.steps.push(step);
+        if let Ok(Some(advice)) = wish_for_huge(&mut u, &step)
+            && program.steps.len() < MAX_STEPS
+        {
+            program.steps.push(advice);
+        }
     }
     program
+}
+
+/// Mostly, a new mapping asks for huge pages: without, there are none.
+pub fn wish_for_huge(u: &mut Unstructured<'_>, step: &Step) -> Result<Option<Step>> {
+    let Op::Mmap { at, len, .. } = step.op else {
+        return Ok(None);
+    };
+    let advice = Advice::Hugepage;
+    let op = Op::Madvise { at, len, advice };
+    let process = step.process;
+    Ok(u.ratio(3, 4)?.then_some(Step { process, op }))
 }
 
 /// Draws one step that fits the state `model`.
@@ -120,9 +138,19 @@ fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<(
     {
         *new = *len;
     }
+    let touches = matches!(op, Op::Read { .. } | Op::Write { .. } | Op::Remote { .. });
     let Some((at, len)) = op.span() else {
         return Ok(());
     };
+    // Where a whole slot is mapped, its first touch makes a huge page.
+    if maps && u.ratio(3, 4)? {
+        at.0 = (at.page() / SLOT_PAGES * SLOT_PAGES) as u16;
+        len.0 = len.0.next_multiple_of(SLOT_PAGES as u16);
+    }
+    // Each page may cost a fault: mostly few, except where one PMD maps all.
+    if touches && (at.page() % SLOT_PAGES != 0 || u.ratio(1, 2)?) {
+        len.0 = len.0.min(33);
+    }
     if inside && !maps {
         let live = context.model.run(context.process, at.page());
         if live > 0 {

@@ -3,8 +3,9 @@
 //!
 //! The descriptors are opened once, before programs run, and used again: when a
 //! task ends, the kernel detaches it. A descriptor belongs to one process of a
-//! program, so children have their own. The buffer lies outside the arena,
-//! where no operation of a program reaches.
+//! program, so children have their own. Each process maps only its own buffer,
+//! and no fork copies it: the page tables of four would cost more than the fork.
+//! The buffer lies outside the arena, where no operation of a program reaches.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -15,17 +16,13 @@ use crate::exec::cover::Cover;
 
 const PATH: &str = "/sys/kernel/debug/kcov";
 /// Words of the buffer; the first is the count of the others.
-const WORDS: usize = 128 << 10;
+const WORDS: usize = 64 << 10;
 const INIT_TRACE: u64 = 0x8008_6301;
 const ENABLE: u64 = 0x6364;
-const DISABLE: u64 = 0x6365;
 const TRACE_PC: u64 = 0;
 
-/// One descriptor and its buffer.
-pub struct Kcov {
-    file: File,
-    buffer: *mut u64,
-}
+/// One descriptor.
+pub struct Kcov(File);
 
 impl Kcov {
     /// Opens a descriptor; fails where the kernel has no KCOV.
@@ -39,55 +36,56 @@ impl Kcov {
         if unsafe { libc::ioctl(file.as_raw_fd(), INIT_TRACE, WORDS) } != 0 {
             return Err(io::Error::last_os_error());
         }
+        Ok(Self(file))
+    }
+
+    /// Maps the buffer and starts to trace the calling thread, until it ends.
+    pub fn trace(&self) -> io::Result<Trace> {
+        let bytes = WORDS * 8;
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        let fd = self.0.as_raw_fd();
         // SAFETY: a new mapping of the size that was asked for.
-        let base = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                WORDS * 8,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
-        };
+        let base =
+            unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, libc::MAP_SHARED, fd, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        Ok(Self {
-            file,
-            buffer: base.cast(),
-        })
-    }
-
-    /// Starts tracing the calling thread; it ends with the thread.
-    pub fn enable(&self) -> io::Result<()> {
-        // SAFETY: the request takes the mode by value.
-        if unsafe { libc::ioctl(self.file.as_raw_fd(), ENABLE, TRACE_PC) } != 0 {
+        // SAFETY: the mapping just made; and the request takes the mode by value.
+        let failed = unsafe {
+            libc::madvise(base, bytes, libc::MADV_DONTFORK) != 0
+                || libc::ioctl(fd, ENABLE, TRACE_PC) != 0
+        };
+        if failed {
             return Err(io::Error::last_os_error());
         }
-        Ok(())
+        Ok(Trace(base.cast()))
     }
+}
 
-    /// Stops tracing the calling thread.
-    pub fn disable(&self) {
-        // SAFETY: the request takes no argument.
-        unsafe { libc::ioctl(self.file.as_raw_fd(), DISABLE, 0) };
-    }
+/// The buffer of a thread that is traced, mapped until the process ends.
+pub struct Trace(*mut u64);
 
+impl Trace {
     /// Forgets what was recorded.
     pub fn reset(&self) {
         // SAFETY: the buffer has WORDS words; the kernel writes to it only on
         // behalf of this thread.
-        unsafe { self.buffer.write_volatile(0) };
+        unsafe { self.0.write_volatile(0) };
+    }
+
+    /// Whether it is time to collect, before the buffer is full.
+    pub fn is_half_full(&self) -> bool {
+        // SAFETY: as in `reset`.
+        unsafe { self.0.read_volatile() as usize > WORDS / 2 }
     }
 
     /// Adds what was recorded, and forgets it. False if the buffer was full.
     pub fn collect(&self, cover: &mut Cover) -> bool {
         // SAFETY: as in `reset`; the count is at most WORDS - 1.
-        let count = unsafe { self.buffer.read_volatile() } as usize;
+        let count = unsafe { self.0.read_volatile() } as usize;
         for i in 1..=count.min(WORDS - 1) {
             // SAFETY: index inside the buffer.
-            cover.add(unsafe { self.buffer.add(i).read_volatile() });
+            cover.add(unsafe { self.0.add(i).read_volatile() });
         }
         self.reset();
         count < WORDS - 1

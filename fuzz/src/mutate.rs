@@ -4,7 +4,7 @@
 
 use arbitrary::{Result, Unstructured};
 
-use crate::decode::draw_step;
+use crate::decode::{draw_step, wish_for_huge};
 use crate::model::Model;
 use crate::program::{Context, MAX_STEPS, Program, Target};
 
@@ -84,14 +84,15 @@ fn change(program: &mut Program, u: &mut Unstructured<'_>, target: Target) -> Re
 fn insert(program: &mut Program, u: &mut Unstructured<'_>, target: Target) -> Result<()> {
     let at = u.int_in_range(0..=program.steps.len())?;
     let mut model = state_before(program, at);
-    for i in 0..u.int_in_range(1..=3usize)? {
-        if program.steps.len() == MAX_STEPS {
-            break;
-        }
+    let mut fresh = Vec::new();
+    for _ in 0..u.int_in_range(1..=3usize)? {
         let step = draw_step(u, &model, target)?;
         model.assume(&step);
-        program.steps.insert(at + i, step);
+        fresh.push(step);
+        fresh.extend(wish_for_huge(u, &step)?);
     }
+    fresh.truncate(MAX_STEPS - program.steps.len());
+    program.steps.splice(at..at, fresh);
     Ok(())
 }
 

@@ -41,6 +41,15 @@ const KERNEL_WORDS: [&str; 5] = [
     monitor::KERNEL_WORD,
 ];
 
+/// QEMU's emulation gives all CPUs one time stamp counter. A kernel that finds
+/// it out of step instead, on a busy host, reads the clock from a device: a
+/// thousand times slower.
+const EMULATED_CLOCK: &str = "tsc=reliable";
+
+/// Kernels that find fast string instructions clear and copy pages byte by byte
+/// with them, which emulation does: a huge page then takes four times as long.
+const WITHOUT_FAST_STRINGS: &str = ",-erms,-fsrm";
+
 /// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -149,6 +158,12 @@ impl Machine {
         }
         command.add(config.qemu_args.iter().cloned());
         command.add_kernel_words(KERNEL_WORDS);
+        if config.accel == Accel::Tcg {
+            command.add_kernel_words([EMULATED_CLOCK]);
+            if let Some(cpu) = command.value_mut("-cpu") {
+                cpu.push_str(WITHOUT_FAST_STRINGS);
+            }
+        }
         command.add_kernel_words(config.append.iter().cloned());
         command.add_kernel_words([
             kernel_word("init", &config.guest_program),

@@ -15,7 +15,10 @@ use crate::program::{Access, Addr, Len, PAGES, Proc};
 impl Process<'_> {
     /// Loads each page of a range.
     pub(super) fn load_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
-        (at.page()..(at.page() + len.pages()).min(PAGES)).try_for_each(|page| self.load(page))?;
+        for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+            self.load(page)?;
+            self.relieve();
+        }
         Ok(0)
     }
 
@@ -47,8 +50,10 @@ impl Process<'_> {
 
     /// Stores a new stamp to each page of a range; the check of the step reads it back.
     pub(super) fn store_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
-        let end = (at.page() + len.pages()).min(PAGES);
-        (at.page()..end).try_for_each(|page| self.store(page))?;
+        for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+            self.store(page)?;
+            self.relieve();
+        }
         Ok(0)
     }
 

@@ -67,6 +67,9 @@ impl Board {
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
+        // Much of it is touched by each new process; huge pages save it the faults.
+        // SAFETY: advice about the mapping just made; without effect where refused.
+        unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
         // Zero pages are a valid Shared: numbers, and `None` is written below.
         let board =
             Self(NonNull::new(base.cast()).expect("mmap without MAP_FIXED does not return 0"));

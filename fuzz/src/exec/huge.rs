@@ -9,7 +9,7 @@ use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
 use crate::model::huge::Fate;
-use crate::program::{PAGE, SLOT_PAGES, SLOTS, Step};
+use crate::program::{Op, PAGE, SLOT_PAGES, SLOTS, Step};
 
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 const IS_HUGE: u64 = 1 << 6;
@@ -26,8 +26,10 @@ impl Process<'_> {
     /// Looks at the slots before a step, where its effect on huge pages is determined.
     pub(super) fn huge_before(&mut self, step: &Step) -> Before {
         let mut before = Before::default();
-        // huge pages on a device do not show in the page map
-        let mut countable = self.setup.alone && !self.setup.board.uses_devices();
+        // huge pages on a device do not show in the page map, and clear_refs
+        // walks all memory of the process, the arena or not
+        let everything = matches!(step.op, Op::ClearRefs { .. });
+        let mut countable = self.setup.alone && !self.setup.board.uses_devices() && !everything;
         for slot in 0..SLOTS {
             let model = self.setup.board.model();
             let fate = model.fate(step, slot);

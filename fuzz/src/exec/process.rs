@@ -12,7 +12,7 @@ use super::mirror::Mirrors;
 use super::sys;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
-use crate::kcov::Kcov;
+use crate::kcov::{Kcov, Trace};
 use crate::model::{Facts, Model};
 use crate::program::{Advice, Clear, Op, PAGES, Proc, Pulse, Step, Track};
 use crate::text;
@@ -39,6 +39,7 @@ pub struct Process<'a> {
     tracker: Option<Tracker>,
     pub(super) mirrors: Mirrors,
     pub(super) pin: Option<Pin>,
+    trace: Option<Trace>,
     /// Which allocation of the next operation fails.
     pub(super) inject: Option<u8>,
 }
@@ -72,6 +73,7 @@ pub fn run(setup: &Setup, me: usize) -> ! {
         tracker: None,
         mirrors: Mirrors::default(),
         pin: None,
+        trace: None,
         inject: None,
     };
     process.attach();
@@ -84,13 +86,11 @@ impl Process<'_> {
         &self.setup.board
     }
 
-    /// Traces this process, if the kernel can.
-    fn attach(&self) {
-        if let Some(kcov) = self.setup.kcov.get(self.me) {
-            // A kernel that opened KCOV can enable it; without, coverage is
-            // poorer and nothing else changes.
-            let _ = kcov.enable();
-        }
+    /// Traces this process, if the kernel can. Where it cannot, coverage is
+    /// poorer and nothing else changes.
+    fn attach(&mut self) {
+        let kcov = self.setup.kcov.get(self.me);
+        self.trace = kcov.and_then(|kcov| kcov.trace().ok());
     }
 
     fn turns(&mut self) {
@@ -123,8 +123,8 @@ impl Process<'_> {
     fn step(&mut self, index: usize, step: &Step) -> Result<(), Box<Violation>> {
         let broken = |(oracle, what, detail)| violation(index, step, oracle, what, detail);
         let huge = self.huge_before(step);
-        if let Some(kcov) = self.setup.kcov.get(self.me) {
-            kcov.reset();
+        if let Some(trace) = &self.trace {
+            trace.reset();
         }
         let armed = if Model::injectable(&step.op) {
             self.arm()
@@ -181,10 +181,17 @@ impl Process<'_> {
     }
 
     fn collect(&self) {
-        if let Some(kcov) = self.setup.kcov.get(self.me)
-            && !kcov.collect(self.board().cover())
+        if let Some(trace) = &self.trace
+            && !trace.collect(self.board().cover())
         {
             self.board().stats().overflows += 1;
+        }
+    }
+
+    /// Collects coverage in the middle of a long operation, if there is much.
+    pub(super) fn relieve(&self) {
+        if self.trace.as_ref().is_some_and(Trace::is_half_full) {
+            self.collect();
         }
     }
 

@@ -11,7 +11,7 @@ use super::check::Features;
 use super::cover::Cover;
 use super::klog::KernelLog;
 use super::process::Setup;
-use super::violation::Violation;
+use super::violation::{Oracle, Violation};
 use super::worker;
 use crate::kcov::{self, Kcov};
 use crate::model::FILE_PAGES;
@@ -20,6 +20,12 @@ use crate::program::{PAGE, PROCESSES, Program};
 
 /// No answer of the worker for this long: the kernel does not let it go on.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+
+/// Requests to the worker: run the program, and compare counters afterwards or not.
+const RUN: u8 = 1;
+const RUN_AND_COMPARE: u8 = 2;
+/// Programs that run before counters are compared, in a row of programs.
+const COMPARE_EACH: usize = 16;
 
 /// Programs after which the devices give their memory back.
 const RELEASE_EACH: u32 = 100;
@@ -51,6 +57,8 @@ pub struct Session {
     worker: UnixStream,
     pid: i32,
     kcov: bool,
+    /// Programs since the counters were compared.
+    unsure: Vec<Program>,
 }
 
 impl Session {
@@ -97,6 +105,7 @@ impl Session {
             worker: ours,
             pid,
             kcov: traced,
+            unsure: Vec::new(),
         })
     }
 
@@ -107,9 +116,50 @@ impl Session {
 
     /// Runs a program. The violation it showed, if any.
     pub fn run(&mut self, program: &Program) -> Result<Option<Violation>, SessionError> {
+        self.request(program, RUN_AND_COMPARE)
+    }
+
+    /// Runs one of a row of programs; gives the violation that was found with
+    /// the program that showed it. Comparing counters costs as much as a small
+    /// program, so it is done once for several; if they differ, those run
+    /// again one by one, and a difference that none of them makes again is passed
+    /// over: it may come from anywhere.
+    pub fn run_in_row(
+        &mut self,
+        program: &Program,
+    ) -> Result<Option<(Violation, Program)>, SessionError> {
+        self.unsure.push(program.clone());
+        if self.unsure.len() < COMPARE_EACH {
+            let found = self.request(program, RUN)?;
+            return Ok(found.map(|violation| (violation, program.clone())));
+        }
+        let found = self.request(program, RUN_AND_COMPARE)?;
+        let suspects = std::mem::take(&mut self.unsure);
+        match found {
+            Some(violation) if violation.oracle == Oracle::Resources => self.convict(&suspects),
+            found => Ok(found.map(|violation| (violation, program.clone()))),
+        }
+    }
+
+    /// Runs programs again, until one shows a violation.
+    fn convict(
+        &mut self,
+        suspects: &[Program],
+    ) -> Result<Option<(Violation, Program)>, SessionError> {
+        for program in suspects {
+            if let Some(violation) = self.run(program)? {
+                return Ok(Some((violation, program.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn request(&mut self, program: &Program, what: u8) -> Result<Option<Violation>, SessionError> {
         self.board.cover().clear();
         self.board.load(program);
-        self.worker.write_all(&[1]).map_err(SessionError::Worker)?;
+        self.worker
+            .write_all(&[what])
+            .map_err(SessionError::Worker)?;
         self.worker
             .read_exact(&mut [0])
             .map_err(SessionError::Worker)?;
@@ -154,6 +204,8 @@ fn prepare_guest() {
     let thp = "/sys/kernel/mm/transparent_hugepage";
     for (path, value) in [
         (format!("{thp}/enabled"), "madvise"),
+        (format!("{thp}/hugepages-64kB/enabled"), "madvise"),
+        (format!("{thp}/hugepages-512kB/enabled"), "madvise"),
         (format!("{thp}/shmem_enabled"), "advise"),
         (format!("{thp}/khugepaged/scan_sleep_millisecs"), "3600000"),
         (format!("{thp}/khugepaged/alloc_sleep_millisecs"), "3600000"),
@@ -172,7 +224,7 @@ fn prepare_guest() {
     }
 }
 
-/// The worker's loop: one byte in, one program, one byte out. Counters of the
+/// The worker's loop: a request in, one program, one byte out. Counters of the
 /// whole system and the kernel log only mean something if nobody else is there.
 fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     // SAFETY: two prctls on ourselves: die with the parent, reap orphans.
@@ -180,18 +232,22 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     }
+    stay_on_one_cpu();
     let mut programs = 0u32;
     let ready = worker::block_sigchld();
     let mut log = KernelLog::open();
     let mut baseline = Baseline::take();
-    while ready.is_ok() && requests.read_exact(&mut [0]).is_ok() {
+    let mut request = [0];
+    while ready.is_ok() && requests.read_exact(&mut request).is_ok() {
         worker::run_program(setup);
         programs += 1;
         if programs.is_multiple_of(RELEASE_EACH) {
             super::mirror::release_devices();
         }
         let found = if setup.alone {
-            log.complaint().or_else(|| baseline.violation())
+            let compare = request == [RUN_AND_COMPARE];
+            let differs = || compare.then(|| baseline.violation()).flatten();
+            log.complaint().or_else(differs)
         } else {
             None
         };
@@ -203,6 +259,18 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         }
     }
     super::sys::exit(0)
+}
+
+/// Keeps the worker and its processes on the last CPU. Only one of them works at
+/// a time; on several they would spend their time on waking and TLB flushes.
+fn stay_on_one_cpu() {
+    // SAFETY: a local set, read by the second call.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        let count = libc::sysconf(libc::_SC_NPROCESSORS_ONLN).max(1);
+        libc::CPU_SET(count as usize - 1, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
 }
 
 /// An unlinked file of `FILE_PAGES` stamped pages, never written again.

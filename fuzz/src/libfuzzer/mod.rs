@@ -200,12 +200,12 @@ impl Fuzzer {
             mailbox.begin(&text::print(program));
         }
         self.programs += 1;
-        match self.session.run(program) {
-            Ok(Some(violation)) if self.known.has_title(&violation.title) => {
+        match self.session.run_in_row(program) {
+            Ok(Some((violation, _))) if self.known.has_title(&violation.title) => {
                 println!("{}", lines::known(&violation.title));
             }
-            Ok(Some(violation)) => {
-                println!("{}", lines::violation(&violation, program));
+            Ok(Some((violation, shown_by))) => {
+                println!("{}", lines::violation(&violation, &shown_by));
                 println!(
                     "{}",
                     lines::stats(self.programs, &self.session.stats(), self.used)

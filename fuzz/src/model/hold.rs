@@ -14,6 +14,7 @@ impl Model {
     pub(super) fn pin(&mut self, who: usize, at: Addr, len: Len, got: i32) -> (Wanted, Touched) {
         let touched = Touched::range(at.page(), len.pages());
         self.unsettle_protection(who, at, len);
+        self.processes[who].pinning = got == 0;
         if got == 0 {
             self.processes[who]
                 .pages
@@ -33,6 +34,7 @@ impl Model {
 
     /// The pin is gone.
     pub(super) fn unpin(&mut self, who: usize) -> (Wanted, Touched) {
+        self.processes[who].pinning = false;
         self.processes[who]
             .pages
             .iter_mut()

@@ -45,6 +45,8 @@ impl Model {
     /// in a step that has not been applied yet and will succeed.
     pub fn fate(&self, step: &Step, slot: usize) -> Fate {
         match step.op {
+            // a fork copies what is pinned, page by page
+            Op::Fork { .. } if self.has_pin(step.process.index()) => Fate::Open,
             Op::Read { .. } | Op::Verify {} | Op::Fork { .. } | Op::ClearRefs { .. } => Fate::Kept,
             Op::Remote {
                 access: Access::Load,

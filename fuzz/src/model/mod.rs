@@ -96,6 +96,8 @@ pub struct Process {
     uffd: u8,
     /// How much is locked is not determined.
     lock_unsure: bool,
+    /// It holds a pin, on whatever it had mapped then.
+    pinning: bool,
     /// An allocation of the next operation is made to fail, if it has that many.
     injecting: bool,
 }
@@ -144,6 +146,11 @@ impl Model {
     /// Whether the process lives.
     pub fn alive(&self, process: usize) -> bool {
         self.processes[process].alive
+    }
+
+    /// Whether the process holds a pin.
+    pub fn has_pin(&self, process: usize) -> bool {
+        self.processes[process].pinning
     }
 
     /// The pages of a process.

@@ -11,6 +11,7 @@ impl Process {
         self.alive = false;
         self.uffd = 0;
         self.lock_unsure = false;
+        self.pinning = false;
         self.injecting = false;
     }
 }
@@ -24,6 +25,7 @@ impl Model {
             child.alive = true;
             child.uffd = 0;
             child.lock_unsure = false;
+            child.pinning = false;
             for (from, to) in parent.pages.iter().zip(child.pages.iter_mut()) {
                 *to = inherited(from);
             }

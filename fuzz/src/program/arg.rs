@@ -371,10 +371,10 @@ choices! {
     /// System-wide events.
     Pulse {
         /// `/proc/sys/vm/compact_memory`
-        Compact "compact" 2,
+        Compact "compact" 1,
         /// `/proc/sys/vm/drop_caches` with 2 (slab and shrinkers).
         Shrink "shrink" 1,
         /// debugfs `split_huge_pages` over the arena of the process.
-        Split "split" 4,
+        Split "split" 8,
     }
 }
