@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::cover::Cover;
-use super::violation::Violation;
+use super::violation::{Oracle, Violation};
 use crate::model::Model;
 use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step};
 
@@ -248,7 +248,7 @@ impl Board {
         let shared = self.shared();
         if shared.report_bytes == 0 {
             let mut violation = violation.clone();
-            if self.uses_devices() {
+            if self.uses_devices() && violation.oracle != Oracle::Log {
                 // the same symptom without a device would be another bug
                 violation.title.push_str(", with device memory");
             }

@@ -67,6 +67,15 @@ pub struct Violation {
 }
 
 impl Violation {
+    /// The title under which the host knows it: a report of the kernel has its
+    /// own, a broken promise that of its oracle.
+    pub fn full_title(&self) -> String {
+        match self.oracle {
+            Oracle::Log => self.title.clone(),
+            oracle => format!("{oracle}: {}", self.title),
+        }
+    }
+
     /// The text form: `oracle:`, `step:` and `title:` lines, then the detail.
     pub fn print(&self) -> String {
         let step = self.step.map_or("end".to_owned(), |step| step.to_string());

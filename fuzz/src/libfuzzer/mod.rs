@@ -201,8 +201,8 @@ impl Fuzzer {
         }
         self.programs += 1;
         match self.session.run_in_row(program) {
-            Ok(Some((violation, _))) if self.known.has_title(&violation.title) => {
-                println!("{}", lines::known(&violation.title));
+            Ok(Some((violation, _))) if self.known.has_title(&violation.full_title()) => {
+                println!("{}", lines::known(&violation.full_title()));
             }
             Ok(Some((violation, shown_by))) => {
                 println!("{}", lines::violation(&violation, &shown_by));

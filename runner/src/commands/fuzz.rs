@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use crate::cli::FuzzArgs;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fuzz::campaign::{Campaign, Outcome as Fuzzed, Say};
+use crate::fuzz::known::{self, KnownBug};
 use crate::fuzz::report;
 use crate::fuzz::store::Store;
 use crate::run;
@@ -26,6 +27,7 @@ pub fn run(args: &FuzzArgs) -> Outcome {
     if let Some(corpus) = &args.check {
         return check(&lab, corpus);
     }
+    let known = known::read(&lab.lab.tools.known);
     let terminal = std::io::stderr().is_terminal();
     let mut said = std::time::Instant::now();
     let mut say = |say: Say<'_>| match say {
@@ -44,15 +46,17 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         store: &store,
         time: args.time,
         seed: args.seed,
+        known: &known,
         say: &mut say,
     };
     let fuzzed = campaign.run()?;
-    finish(&store, &fuzzed)
+    finish(&store, &fuzzed, &known)
 }
 
-fn finish(store: &Store, fuzzed: &Fuzzed) -> Outcome {
+fn finish(store: &Store, fuzzed: &Fuzzed, known: &[KnownBug]) -> Outcome {
     let records = store.records()?;
-    let summary = report::summary(&fuzzed.sample, &records, store.folder());
+    let mut summary = report::summary(&fuzzed.sample, &records, store.folder());
+    summary.push_str(&report::known(&fuzzed.known, known));
     fs_err::write(store.path("summary.md"), &summary)?;
     println!("{summary}");
     if fuzzed.interrupted {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One campaign: fuzzes in one machine after another until its time is over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use hugeprobe_vm::plan::{Command, Job, Plan, Share};
 use hugeprobe_vm::session::{self, SessionConfig};
 
 use super::finding::{Finding, Kind};
+use super::known::KnownBug;
 use super::lab::Lab;
 use super::lines::{self, Line};
 use super::stats::{Sample, Totals, status_line};
@@ -32,6 +34,8 @@ pub struct Campaign<'a> {
     pub time: Duration,
     /// libFuzzer's seed; the same seed on the same kernel repeats much.
     pub seed: u32,
+    /// Bugs of mainline that are no findings.
+    pub known: &'a [KnownBug],
     /// Shows a line: the present state, or something that happened.
     pub say: &'a mut dyn FnMut(Say<'_>),
 }
@@ -49,6 +53,8 @@ pub enum Say<'a> {
 pub struct Outcome {
     /// The last sample.
     pub sample: Sample,
+    /// Known bugs that were seen, with how often.
+    pub known: BTreeMap<String, u64>,
     /// Whether the user ended it.
     pub interrupted: bool,
 }
@@ -59,6 +65,7 @@ struct Progress {
     totals: Totals,
     machines: u64,
     findings: u64,
+    known: BTreeMap<String, u64>,
     last_sample: Instant,
 }
 
@@ -74,6 +81,7 @@ impl Campaign<'_> {
             totals: Totals::default(),
             machines: 0,
             findings: self.store.records()?.len() as u64,
+            known: BTreeMap::new(),
             last_sample: Instant::now(),
         };
         let mut fruitless = 0;
@@ -105,6 +113,7 @@ impl Campaign<'_> {
         }
         Ok(Outcome {
             sample,
+            known: progress.known,
             interrupted: self.lab.is_interrupted(),
         })
     }
@@ -148,7 +157,7 @@ impl Campaign<'_> {
     }
 
     fn plan(&self, left: Duration, progress: &Progress) -> anyhow::Result<Plan> {
-        let (known, avoid) = self.store.write_lists()?;
+        let (known, avoid) = self.store.write_lists(self.known)?;
         let mut setup = self.lab.setup.clone();
         setup.shares.push(Share {
             tag: "hugeprobe-fuzz".into(),
@@ -193,7 +202,11 @@ impl Campaign<'_> {
                 Line::Violation(violation) => {
                     self.note(&Finding::of_violation(violation), progress)?;
                 }
-                Line::Known(title) => self.store.seen_again(&title)?,
+                Line::Known(title) => {
+                    if !self.is_known(&title, progress) {
+                        self.store.seen_again(&title)?;
+                    }
+                }
                 Line::Ran(_) | Line::Log => {
                     use std::io::Write;
                     writeln!(log, "{line}")?;
@@ -217,12 +230,24 @@ impl Campaign<'_> {
     }
 
     fn note(&mut self, finding: &Finding, progress: &mut Progress) -> anyhow::Result<()> {
+        if self.is_known(&finding.title, progress) {
+            return Ok(());
+        }
         let seconds = progress.base.seconds + progress.began.elapsed().as_secs();
         if self.store.note(finding, seconds)? {
             progress.findings += 1;
             (self.say)(Say::Note(&format!("new: {}", finding.title)));
         }
         Ok(())
+    }
+
+    /// Whether it is a known bug of mainline; counts it then.
+    fn is_known(&self, title: &str, progress: &mut Progress) -> bool {
+        let known = self.known.iter().any(|bug| bug.title == title);
+        if known {
+            *progress.known.entry(title.to_owned()).or_default() += 1;
+        }
+        known
     }
 
     /// Triage of every finding of a kind that has not been through it.

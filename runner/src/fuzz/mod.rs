@@ -6,6 +6,7 @@
 
 pub mod campaign;
 pub mod finding;
+pub mod known;
 pub mod lab;
 mod lines;
 mod minimise;

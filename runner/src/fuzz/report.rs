@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What a person gets from a campaign: a summary, and the programs of a folder.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::Context;
 use fs_err as fs;
 
+use super::known::KnownBug;
 use super::lab::Lab;
 use super::stats::Sample;
 use super::store::{Record, Store};
@@ -61,6 +63,17 @@ pub fn summary(sample: &Sample, records: &[Record], folder: &Path) -> String {
             indent(&record.finding.program),
             path.display()
         );
+    }
+    text
+}
+
+/// What a summary says of known bugs that were seen.
+pub fn known(seen: &BTreeMap<String, u64>, bugs: &[KnownBug]) -> String {
+    let mut text = String::new();
+    for bug in bugs {
+        if let Some(count) = seen.get(&bug.title) {
+            let _ = writeln!(text, "known, seen {count} times: {}: {}", bug.title, bug.reason);
+        }
     }
     text
 }

@@ -10,6 +10,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, Kind, folder_name};
+use super::known::KnownBug;
 use super::pattern;
 use super::stats::Sample;
 
@@ -138,8 +139,12 @@ impl Store {
 
     /// Brings the lists up to date that keep known bugs from stopping the
     /// search; returns the paths of the titles and of the patterns.
-    pub fn write_lists(&self) -> anyhow::Result<(PathBuf, PathBuf)> {
+    pub fn write_lists(&self, bugs: &[KnownBug]) -> anyhow::Result<(PathBuf, PathBuf)> {
         let (mut titles, mut patterns) = (String::new(), String::new());
+        for bug in bugs {
+            titles.push_str(&bug.title);
+            titles.push('\n');
+        }
         for record in self.records()? {
             let finding = &record.finding;
             match finding.kind {
@@ -231,7 +236,7 @@ mod tests {
             .note(&finding("O5 bits: b", Kind::Violation), 0)
             .unwrap();
         let lists = |store: &Store| {
-            let (known, avoid) = store.write_lists().unwrap();
+            let (known, avoid) = store.write_lists(&[]).unwrap();
             (
                 fs::read_to_string(known).unwrap(),
                 fs::read_to_string(avoid).unwrap(),

@@ -20,6 +20,8 @@ pub struct Tools {
     pub fuzzer: PathBuf,
     /// Programs to start from, in text form; need not exist.
     pub seeds: PathBuf,
+    /// Bugs of mainline that are known; need not exist.
+    pub known: PathBuf,
 }
 
 impl Tools {

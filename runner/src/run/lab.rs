@@ -99,6 +99,7 @@ fn fuzzers(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
         exec: folder.join("hugeprobe-exec"),
         fuzzer: folder.join(format!("fuzz-{}", target.name())),
         seeds: layout.data().join("fuzz/seeds").join(target.name()),
+        known: layout.data().join("fuzz/known.tsv"),
     };
     for program in [&tools.exec, &tools.fuzzer] {
         if !program.is_file() {
