@@ -233,6 +233,9 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1);
     }
     stay_on_one_cpu();
+    if setup.alone {
+        dirty_free_memory();
+    }
     let mut programs = 0u32;
     let ready = worker::block_sigchld();
     let mut log = KernelLog::open();
@@ -270,6 +273,31 @@ fn stay_on_one_cpu() {
         let count = libc::sysconf(libc::_SC_NPROCESSORS_ONLN).max(1);
         libc::CPU_SET(count as usize - 1, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+/// Leaves marks in memory that is free. What the kernel forgets to clear would else
+/// be zero by chance, as most memory is after a boot.
+fn dirty_free_memory() {
+    const BYTES: usize = 256 << 20;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new mapping, written inside its bounds and unmapped again.
+    unsafe {
+        let base = libc::mmap(std::ptr::null_mut(), BYTES, access, flags, -1, 0);
+        if base == libc::MAP_FAILED {
+            return;
+        }
+        libc::madvise(base, BYTES, libc::MADV_HUGEPAGE);
+        for page in (0..BYTES).step_by(PAGE) {
+            for offset in WORDS {
+                base.cast::<u8>()
+                    .add(page + offset)
+                    .cast::<u64>()
+                    .write_volatile(u64::MAX);
+            }
+        }
+        libc::munmap(base, BYTES);
     }
 }
 
