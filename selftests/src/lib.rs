@@ -4,6 +4,7 @@
 //! One noun per module. A test reads: [`enter!`], settings, mapping, proof of
 //! the precondition, snapshot, operation, checks.
 
+pub mod cgroup;
 pub mod child;
 pub mod collapse;
 pub mod collapse_model;

@@ -3,8 +3,9 @@
 //! everything back.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use selftests::cgroup::Cgroup;
 use selftests::counters::{Expect, Snapshot};
 use selftests::hmm::Memory::Private;
 use selftests::hmm::{Access, Dmirror, Level, PageState, Span};
@@ -12,7 +13,7 @@ use selftests::mapping::{Advice, PAGE, PMD, Prot, pages};
 use selftests::outcome::xfail;
 use selftests::pagemap::{kpage, smaps};
 use selftests::pattern::{Content, FIRST, check_zero};
-use selftests::{child, enter, guard, not_applicable, pagemap, skip, thp};
+use selftests::{child, enter, guard, not_applicable, pagemap, thp};
 use test_case::test_case;
 
 use crate::scene::{self, Baseline, HUGE, send_huge, send_huge_with, whole};
@@ -339,72 +340,97 @@ fn dpthp_memcg_charge() {
     child::run_to_end(|_| {
         group.enter();
         let dev = Dmirror::open(Private);
-        let start = group.current();
+        let start = group.anon();
         let region = scene::huge(1);
         send_huge(&dev, &region);
-        let on_device = group.current() - start;
+        let on_device = group.anon() - start;
         // The driver's backing memory is the kernel's own and not charged.
         assert!(
             (2048..3072).contains(&(on_device >> 10)),
             "charged {on_device} bytes"
         );
         FIRST.check_all(&region);
-        let back = group.current() - start;
+        let back = group.anon() - start;
         assert!((2048..3072).contains(&(back >> 10)), "charged {back} bytes");
         send_huge(&dev, &region);
         drop(region);
-        let after = group.current() - start;
+        let after = group.anon() - start;
         assert!(after < 1 << 20, "{after} bytes are still charged");
     });
 }
 
-/// A memory cgroup of the test's own.
-struct Cgroup {
-    path: PathBuf,
-    /// Whether the root had the controller on before.
-    was_on: bool,
+/// Huge pages that went to the device and ended there leave no charge behind,
+/// and neither do those that came back.
+#[test_case(true; "ended_on_the_device")]
+#[test_case(false; "came_back")]
+fn dpthp_charge_ends_with_the_page(on_device: bool) {
+    enter!();
+    let _end = Baseline::new();
+    let group = Cgroup::create();
+    child::run_to_end(|_| {
+        group.enter();
+        let dev = Dmirror::open(Private);
+        let round = || {
+            let region = scene::huge(1);
+            send_huge(&dev, &region);
+            if !on_device {
+                FIRST.check(&region, 7..8);
+            }
+        };
+        round();
+        let start = group.charged();
+        (0..16).for_each(|_| round());
+        let grown = (group.charged() - start) >> 20;
+        assert!(
+            grown < 16,
+            "16 huge pages are gone, {grown} MiB more are charged"
+        );
+    });
 }
 
-/// Where cgroup2 is mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
-
-impl Cgroup {
-    fn create() -> Self {
-        let control = Path::new(CGROUPS).join("cgroup.subtree_control");
-        let was_on = fs::read_to_string(&control).is_ok_and(|text| text.contains("memory"));
-        if !was_on && fs::write(&control, "+memory").is_err() {
-            skip!("no memory controller at {CGROUPS} (CONFIG_MEMCG, cgroup2 mounted)");
-        }
-        let path = Path::new(CGROUPS).join(format!("hugeprobe-{}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self { path, was_on }
+/// Whatever the device page replaces, or fails to replace, no page table is
+/// left over.
+#[test_case(Replaced::Nothing; "nothing")]
+#[test_case(Replaced::ZeroPage; "huge_zero_page")]
+#[test_case(Replaced::HugePage; "huge_page")]
+fn dpthp_leaves_no_table_behind(replaced: Replaced) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let round = || {
+        let region = match replaced {
+            Replaced::Nothing => scene::empty_huge(1),
+            Replaced::ZeroPage => thp::obtain_huge_zero(1),
+            Replaced::HugePage => scene::huge(1),
+        };
+        dev.to_dev(whole(&region)).unwrap();
+    };
+    round();
+    let before = Snapshot::take();
+    let rounds = 64;
+    (0..rounds).for_each(|_| round());
+    let grown = || {
+        let grown = before.delta(&Snapshot::take(), "nr_page_table_pages");
+        grown.expect("every kernel counts page tables")
+    };
+    // Other processes come and go; what leaked stays.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while grown() >= rounds / 2 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
     }
-
-    fn enter(&self) {
-        fs::write(self.path.join("cgroup.procs"), "0").unwrap();
-    }
-
-    /// Bytes of anonymous memory charged.
-    fn current(&self) -> i64 {
-        let text = fs::read_to_string(self.path.join("memory.stat")).unwrap();
-        let anon = text.lines().find_map(|line| line.strip_prefix("anon "));
-        anon.expect("memory.stat has anon").parse().unwrap()
-    }
+    let grown = grown();
+    assert!(
+        grown < rounds / 2,
+        "{grown} page tables more after {rounds} rounds"
+    );
 }
 
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let mut gone = fs::remove_dir(&self.path);
-        if !self.was_on {
-            gone = gone.and(fs::write(
-                Path::new(CGROUPS).join("cgroup.subtree_control"),
-                "-memory",
-            ));
-        }
-        if let Err(error) = gone {
-            eprintln!("cannot remove {}: {error}", self.path.display());
-        }
-    }
+/// What was mapped before a huge page of the device.
+#[derive(Clone, Copy, Debug)]
+enum Replaced {
+    Nothing,
+    ZeroPage,
+    HugePage,
 }
 
 /// smaps shows a huge page on the device as it shows small ones: resident,

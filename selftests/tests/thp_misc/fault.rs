@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use selftests::cgroup::Cgroup;
 use selftests::counters::{Expect, Snapshot, minor_faults, status_kib};
 use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region, page, pages};
 use selftests::pagemap;
@@ -270,6 +271,50 @@ fn mprotect_of_a_partly_shared_folio_copies_what_is_shared() {
     child.join();
     FIRST.next().check(&region, 0..16);
     FIRST.check(&region, 16..PAGES_PER_PMD);
+}
+
+/// A huge page that the memory cgroup cannot hold is not made and costs nothing: small pages
+/// take its place, and the memory that was to become it is free again.
+#[test]
+fn huge_page_over_the_limit_is_given_back() {
+    enter!();
+    let _quiet = settings::quiet();
+    let group = Cgroup::create();
+    child::run_to_end(|_| {
+        group.enter();
+        group.set("memory.max", "2M");
+        let rounds = 24;
+        let used_by_faults = || {
+            let before = Snapshot::take();
+            for _ in 0..rounds {
+                let region = Region::private(4 * PMD).expect("address space");
+                region
+                    .madvise(region.all(), Advice::HugePage)
+                    .unwrap_or_else(|errno| skip!("MADV_HUGEPAGE: {errno}"));
+                for number in 0..4 {
+                    guard::store(region.page_addr(number * PAGES_PER_PMD), 1)
+                        .expect("a small page is within the limit");
+                }
+            }
+            let after = Snapshot::take();
+            let refused = before.delta(&after, "thp_fault_fallback_charge");
+            assert!(
+                refused.is_none_or(|refused| refused >= rounds),
+                "{refused:?} huge pages were refused for the limit in {rounds} rounds"
+            );
+            let used = before.delta(&after, "meminfo/MemAvailable");
+            -used.expect("every kernel shows MemAvailable")
+        };
+        // What else the machine takes meanwhile it does not take every time; a leak does.
+        let mut used = Vec::new();
+        for _ in 0..5 {
+            used.push(used_by_faults());
+            if used.last().is_some_and(|kib| *kib < rounds * 2048 / 4) {
+                return;
+            }
+        }
+        panic!("{rounds} refused huge pages used up {used:?} kB, one time after the other");
+    });
 }
 
 /// mmap of a multiple of 2 MiB without an address returns one that huge pages fit; of another

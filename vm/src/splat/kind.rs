@@ -27,6 +27,8 @@ pub enum Kind {
     BadPageMap,
     BadRss,
     PageTableLeak,
+    /// `/proc/sys/vm/stat_refresh` found less than nothing of something.
+    NegativeCounter,
     BadEntry,
     Slub,
     Leak,
@@ -111,6 +113,8 @@ impl Kind {
             Some(Self::Lockdep)
         } else if line.contains(" invoked oom-killer: ") {
             Some(Self::OutOfMemory)
+        } else if negative_counter(line).is_some() {
+            Some(Self::NegativeCounter)
         } else if BAD_ENTRIES.iter().any(|text| line.contains(text)) {
             Some(Self::BadEntry)
         } else {
@@ -128,7 +132,11 @@ impl Kind {
             | Self::Oops
             | Self::Ubsan => End::Trace,
             Self::Kasan | Self::Kcsan => End::Rule,
-            Self::BadRss | Self::PageTableLeak | Self::BadEntry | Self::Leak => End::Line,
+            Self::BadRss
+            | Self::PageTableLeak
+            | Self::NegativeCounter
+            | Self::BadEntry
+            | Self::Leak => End::Line,
             _ => End::Stack,
         }
     }
@@ -170,6 +178,12 @@ impl Kind {
             Self::BadPageMap => within("BUG: Bad page map"),
             Self::BadRss => format!("BUG: Bad rss-counter state ({})", field(first, "type:")),
             Self::PageTableLeak => "BUG: non-zero pgtables_bytes on freeing mm".into(),
+            Self::NegativeCounter => {
+                format!(
+                    "negative counter {}",
+                    negative_counter(first).unwrap_or("?")
+                )
+            }
             Self::BadEntry => without_numbers(first),
             Self::Slub => without_numbers(first),
             Self::Leak => "memory leak".into(),
@@ -181,6 +195,15 @@ impl Kind {
             Self::OutOfMemory => "the OOM killer was invoked".into(),
         }
     }
+}
+
+/// The counter that this line of `vmstat_refresh()` calls negative. Counters of
+/// single pages may be so for a moment, while CPUs fold their parts.
+fn negative_counter(line: &str) -> Option<&str> {
+    const MOMENTARY: i64 = 32;
+    let (name, value) = line.strip_prefix("vmstat_refresh: ")?.split_once(' ')?;
+    let value: i64 = value.trim().parse().ok()?;
+    (value < -MOMENTARY).then_some(name)
 }
 
 fn warning(what: &str) -> Option<Kind> {
