@@ -115,10 +115,17 @@ fn read_thp_stats(kib: u32) -> BTreeMap<String, i64> {
     files
         .flatten()
         .filter_map(|file| {
-            let value = fs::read_to_string(file.path()).ok()?.trim().parse().ok()?;
+            let value = number(fs::read_to_string(file.path()).ok()?.trim())?;
             Some((format!("{kib}kB/{}", file.file_name().to_str()?), value))
         })
         .collect()
+}
+
+/// A count. The kernel shows one below zero as a number just below 2^64, and a
+/// counter that is wrong must not look like one that is not there.
+fn number(text: &str) -> Option<i64> {
+    let wrapped = || text.parse::<u64>().ok().map(u64::cast_signed);
+    text.parse().ok().or_else(wrapped)
 }
 
 /// Parses `name value`, `name: value` and `name: value kB` lines; others, such
@@ -128,7 +135,7 @@ pub fn parse_lines(text: &str, prefix: &str) -> BTreeMap<String, i64> {
         .filter_map(|line| {
             let mut words = line.split_whitespace();
             let name = words.next()?.trim_end_matches(':');
-            let value = words.next()?.parse().ok()?;
+            let value = number(words.next()?)?;
             matches!(words.next(), None | Some("kB")).then(|| (format!("{prefix}{name}"), value))
         })
         .collect()
@@ -256,6 +263,14 @@ impl Expect {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_below_zero_are_counts() {
+        let lines = parse_lines("nr_anon 18446744073709551615\nVmRSS: 12 kB\nname: text", "");
+        assert_eq!(lines.get("nr_anon"), Some(&-1));
+        assert_eq!(lines.get("VmRSS"), Some(&12));
+        assert_eq!(lines.get("name"), None);
+    }
 
     fn snapshot(pairs: &[(&str, i64)]) -> Snapshot {
         let values = pairs.iter().map(|(n, v)| (n.to_string(), *v)).collect();

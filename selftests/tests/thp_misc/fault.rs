@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use selftests::cgroup::Cgroup;
 use selftests::counters::{Expect, Snapshot, minor_faults, status_kib};
-use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region, page, pages};
+use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Prot, Region, page, pages};
 use selftests::pagemap;
 use selftests::pattern::{FIRST, check_zero};
 use selftests::uffd::{Mode, Uffd, feature};
@@ -246,31 +246,35 @@ fn fork_keeps_folios_apart(child_writes: bool) {
     FIRST.check(&region, 200..PAGES_PER_PMD);
 }
 
-/// Once nobody shares a folio any more, it is written without copies; a part that was made
-/// read-only and writable again is, too, page by page only what is not shared.
-#[test]
-fn mprotect_of_a_partly_shared_folio_copies_what_is_shared() {
+/// A folio of which a child shares some pages: made read-only and writable again, its pages are
+/// written in place or copied page by page, and nothing reaches the child.
+#[test_case(0; "first_page_is_ours")]
+#[test_case(7; "middle_page_is_ours")]
+fn partly_shared_folio_is_copied_where_it_is_shared(ours: usize) {
     enter!();
     let size = OneSize::of(4);
     let region = size.filled();
-    // Shared with the child: all pages but the first of each pair.
+    let own = page(ours);
+    region
+        .madvise(own.clone(), Advice::DontFork)
+        .expect("MADV_DONTFORK");
     let child = child::start(|parent| {
         parent.receive();
-        FIRST.check_all(&region);
+        FIRST.check(&region, 0..ours);
+        FIRST.check(&region, ours + 1..PAGES_PER_PMD);
     });
-    for number in (0..16).step_by(2) {
-        FIRST.fill(&region, number..number + 1);
-    }
-    let read_only = selftests::mapping::Prot::READ;
-    region.mprotect(pages(0..16), read_only).expect("mprotect");
+    region.madvise(own, Advice::DoFork).expect("MADV_DOFORK");
+    let folio = pages(0..size.pages());
     region
-        .mprotect(pages(0..16), selftests::mapping::Prot::READ_WRITE)
+        .mprotect(folio.clone(), Prot::READ)
         .expect("mprotect");
-    FIRST.next().fill(&region, 0..16);
+    region.mprotect(folio, Prot::READ_WRITE).expect("mprotect");
+    let wrote = FIRST.next();
+    wrote.fill(&region, 0..size.pages());
     child.line().send(0);
     child.join();
-    FIRST.next().check(&region, 0..16);
-    FIRST.check(&region, 16..PAGES_PER_PMD);
+    wrote.check(&region, 0..size.pages());
+    FIRST.check(&region, size.pages()..PAGES_PER_PMD);
 }
 
 /// A huge page that the memory cgroup cannot hold is not made and costs nothing: small pages

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::{fs, process};
 
 use selftests::child;
+use selftests::collapse::drain_lru;
 use selftests::counters::{Expect, Snapshot};
 use selftests::folios::Piece;
 use selftests::gup::{Pin, Way};
@@ -238,6 +239,37 @@ fn pinned_huge_page_does_not_split() {
     assert_orders(&region, &uniform(0));
     FIRST.check(&region, 0..9);
     FIRST.next().check(&region, 9..10);
+}
+
+/// A locked huge page stays locked when it is split: its pages are counted as before, each of
+/// them once, and none after the end of the lock.
+#[test_case(0; "order_0")]
+#[test_case(4; "order_4")]
+fn locked_huge_page_splits(order: u8) {
+    enter!();
+    let _quiet = settings::quiet();
+    let region = stamped();
+    let unlocked = Snapshot::take();
+    region
+        .mlock(region.all())
+        .unwrap_or_else(|errno| skip!("mlock of 2 MiB: {errno} (RLIMIT_MEMLOCK)"));
+    drain_lru();
+    Expect::new().delta("nr_mlock", 512).check(&unlocked);
+    split(&region, &region.all(), order, None);
+    assert_orders(&region, &uniform(order));
+    drain_lru();
+    Expect::new()
+        .delta("thp_split_page", 1)
+        .delta("nr_mlock", 512)
+        .delta("VmLck", 2048)
+        .check(&unlocked);
+    FIRST.check_all(&region);
+    region.munlock(region.all()).expect("munlock");
+    drain_lru();
+    Expect::new()
+        .unchanged(&["nr_mlock", "VmLck"])
+        .check_settled(&unlocked);
+    FIRST.check_all(&region);
 }
 
 /// A huge page of shmem is split in the cache; the file's content is what it was.

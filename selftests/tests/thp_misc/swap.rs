@@ -41,8 +41,13 @@ fn memory_moves_to_swap_and_back(order: u8) {
     FIRST.check_all(&region);
     near("VmSwap", status_kib("VmSwap") - swap, 0);
     near("RssAnon", status_kib("RssAnon") - rss, 0);
-    // Of a process alone, pages are its own again: writable without a copy.
+    // Of a process alone, pages are its own again: writable without a fault or a copy.
     let frames = thp::frames(&region, 0);
+    let faults = minor_faults();
+    for number in 0..PAGES_PER_PMD {
+        guard::store(region.page_addr(number), 0).expect("a store to our own memory");
+    }
+    assert_eq!(minor_faults() - faults, 0, "faults of stores to 512 pages");
     FIRST.next().fill_all(&region);
     assert_eq!(thp::frames(&region, 0), frames, "stores made copies");
     FIRST.next().check_all(&region);
@@ -116,6 +121,30 @@ fn swap_keeps_write_protection(order: u8) {
         .expect("end of write-protection");
     FIRST.next().fill_all(&region);
     FIRST.next().check_all(&region);
+}
+
+/// Memory in swap that a child shared and shares no more: the first store to any page brings
+/// that page back, with its neighbours.
+#[test_case(0; "small")]
+#[test_case(2; "order_2")]
+#[test_case(4; "order_4")]
+#[test_case(9; "huge")]
+fn store_brings_the_right_page_from_swap(order: u8) {
+    enter!();
+    let size = OneSize::of(order);
+    let region = size.filled();
+    page_out(&region, 0..PAGES_PER_PMD);
+    child::run_to_end(|_| ());
+    let wrote = FIRST.next();
+    let stored = |number: usize| number % size.pages() == size.pages() / 2;
+    for number in (0..PAGES_PER_PMD).filter(|number| stored(*number)) {
+        let words = wrote.page(number);
+        guard::write_words(region.page_addr(number), &words).expect("our own memory");
+    }
+    for number in 0..PAGES_PER_PMD {
+        let stamp = if stored(number) { wrote } else { FIRST };
+        stamp.check(&region, number..number + 1);
+    }
 }
 
 /// Of memory in swap that a child shares, each side writes its own copy: the right page of it,
