@@ -98,29 +98,29 @@ impl Watch {
 }
 
 /// Takes the permission or the mapping away while another CPU writes.
-#[test_case(|r| r.mprotect(0..PMD, Prot::READ).expect("mprotect"); "mprotect_whole")]
-#[test_case(|r| r.mprotect(pages(PAGE..PAGE + 1), Prot::READ).expect("mprotect"); "mprotect_part")]
-#[test_case(|r| r.munmap(0..PMD).expect("munmap"); "munmap_whole")]
-#[test_case(|r| r.munmap(pages(PAGE..PAGE + 1)).expect("munmap"); "munmap_part")]
+#[test_case(|r| r.mprotect(0..PMD, Prot::READ).map(nothing).expect("mprotect"); "mprotect_whole")]
+#[test_case(|r| r.mprotect(pages(PAGE..PAGE + 1), Prot::READ).map(nothing).expect("mprotect"); "mprotect_part")]
+#[test_case(|r| r.munmap(0..PMD).map(nothing).expect("munmap"); "munmap_whole")]
+#[test_case(|r| r.munmap(pages(PAGE..PAGE + 1)).map(nothing).expect("munmap"); "munmap_part")]
 #[test_case(|r| move_away(r, 0..PMD); "mremap_whole")]
 #[test_case(|r| move_away(r, pages(PAGE..PAGE + 1)); "mremap_part")]
-fn no_store_after(operation: fn(&mut Region)) {
+fn no_store_after(operation: fn(&mut Region) -> Kept) {
     enter!();
     no_store_to(filled(1), operation);
 }
 
 /// The same with small pages, whose table may be moved as a whole.
-#[test_case(|r| r.mprotect(0..PMD, Prot::READ).expect("mprotect"); "mprotect_all")]
-#[test_case(|r| r.munmap(0..PMD).expect("munmap"); "munmap_all")]
+#[test_case(|r| r.mprotect(0..PMD, Prot::READ).map(nothing).expect("mprotect"); "mprotect_all")]
+#[test_case(|r| r.munmap(0..PMD).map(nothing).expect("munmap"); "munmap_all")]
 #[test_case(|r| move_away(r, 0..PMD); "mremap_of_the_table")]
 #[test_case(|r| move_away(r, pages(PAGE..PAGE + 1)); "mremap_of_one_page")]
-fn no_store_to_small_pages_after(operation: fn(&mut Region)) {
+fn no_store_to_small_pages_after(operation: fn(&mut Region) -> Kept) {
     enter!();
     no_store_to(filled_small(1), operation);
 }
 
 #[track_caller]
-fn no_store_to(mut region: Filled, operation: fn(&mut Region)) {
+fn no_store_to(mut region: Filled, operation: fn(&mut Region) -> Kept) {
     let [here, there] = two_cpus();
     bind_to(&here);
     let at = region.page_addr(PAGE);
@@ -131,9 +131,11 @@ fn no_store_to(mut region: Filled, operation: fn(&mut Region)) {
             watch.write(at)
         });
         watch.wait_for_stores();
-        operation(&mut region);
+        let kept = operation(&mut region);
         watch.returned.store(true, Ordering::SeqCst);
-        writer.join().expect("the writer does not panic")
+        let went_through = writer.join().expect("the writer does not panic");
+        drop(kept);
+        went_through
     });
     assert!(
         !went_through,
@@ -141,12 +143,21 @@ fn no_store_to(mut region: Filled, operation: fn(&mut Region)) {
     );
 }
 
-/// Moves a part to a place that is then forgotten.
-fn move_away(region: &mut Region, part: std::ops::Range<usize>) {
+/// What must stay mapped until the writer has ended: unmapping it would flush
+/// what the operation forgot.
+type Kept = Option<Region>;
+
+fn nothing((): ()) -> Kept {
+    None
+}
+
+/// Moves a part elsewhere.
+fn move_away(region: &mut Region, part: std::ops::Range<usize>) -> Kept {
     let mut target = Region::reserved(PMD).expect("address space");
     region
         .mremap_into(part, &mut target, 0, Source::Goes)
         .expect("mremap");
+    Some(target)
 }
 
 /// fork while another CPU writes: the child's copy stands still.
