@@ -36,6 +36,9 @@ mod tests {
     fn the_list_that_is_shipped_can_be_read() {
         let bugs = parse(include_str!("../../../fuzz/known.tsv"));
         assert!(!bugs.is_empty());
-        assert!(bugs.iter().all(|bug| !bug.reason.is_empty() && !bug.reason.contains('\t')));
+        assert!(
+            bugs.iter()
+                .all(|bug| !bug.reason.is_empty() && !bug.reason.contains('\t'))
+        );
     }
 }

@@ -72,7 +72,11 @@ pub fn known(seen: &BTreeMap<String, u64>, bugs: &[KnownBug]) -> String {
     let mut text = String::new();
     for bug in bugs {
         if let Some(count) = seen.get(&bug.title) {
-            let _ = writeln!(text, "known, seen {count} times: {}: {}", bug.title, bug.reason);
+            let _ = writeln!(
+                text,
+                "known, seen {count} times: {}: {}",
+                bug.title, bug.reason
+            );
         }
     }
     text
