@@ -169,6 +169,7 @@ fn unmap_half(dev: &Dmirror, mut region: Region, cut: usize) {
 #[test_case(Coherent; "device_coherent")]
 fn migrate_remap_fault(memory: Memory) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     for cut in CUTS {
         for stays in [false, true] {

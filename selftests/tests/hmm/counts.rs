@@ -126,6 +126,7 @@ enum From {
 #[test_case(From::HugeZero; "huge_zero_page")]
 fn dpthp_empty_counts(from: From) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     // The neighbour's page makes the PMD table exist, so it is not counted.
@@ -193,6 +194,7 @@ fn dp_small_holes() {
 #[test]
 fn dpthp_zero_page_ref() {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     // In children: a process keeps a reference to the page until it ends.
     child::run_to_end(|_| {
@@ -335,6 +337,7 @@ enum Trip {
 #[test]
 fn dpthp_memcg_charge() {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let group = Cgroup::create();
     child::run_to_end(|_| {
@@ -365,6 +368,7 @@ fn dpthp_memcg_charge() {
 #[test_case(false; "came_back")]
 fn dpthp_charge_ends_with_the_page(on_device: bool) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let group = Cgroup::create();
     child::run_to_end(|_| {

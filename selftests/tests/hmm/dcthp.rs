@@ -169,6 +169,7 @@ fn dcthp_zap() {
 #[test]
 fn dcthp_soft_dirty() {
     enter!();
+    scene::needs_huge_pages_on_device();
     if !pagemap::soft_dirty_supported() {
         skip!(
             "no soft-dirty tracking: CONFIG_MEM_SOFT_DIRTY, which needs CONFIG_CHECKPOINT_RESTORE"

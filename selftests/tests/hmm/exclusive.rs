@@ -10,7 +10,7 @@ use selftests::pattern::{Content, FIRST};
 use selftests::{child, enter, guard};
 use test_case::test_case;
 
-use crate::scene::{Baseline, HUGE, all, huge, in_system, small, whole, words};
+use crate::scene::{self, Baseline, HUGE, all, huge, in_system, small, whole, words};
 
 /// More than three of the driver's windows of 32 pages.
 const PAGES: usize = 100;
@@ -104,6 +104,7 @@ fn exclusive_cow(memory: Memory) {
 #[test_case(511; "last_page")]
 fn dpthp_exclusive(number: usize) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let region = huge(1);

@@ -238,6 +238,7 @@ fn dpthp_fork_exit_order(parent_first: bool) {
 #[test]
 fn dpthp_shared_soft_dirty() {
     enter!();
+    scene::needs_huge_pages_on_device();
     if !pagemap::soft_dirty_supported() {
         skip!(
             "no soft-dirty tracking: CONFIG_MEM_SOFT_DIRTY, which needs CONFIG_CHECKPOINT_RESTORE"

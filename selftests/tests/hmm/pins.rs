@@ -120,6 +120,9 @@ fn dpthp_pin_then_fork() {
 #[test_case(false, 1; "small_page")]
 fn referenced_page_stays_in_the_system(large: bool, number: usize) {
     enter!();
+    if large {
+        scene::needs_huge_pages_on_device();
+    }
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let region = if large { scene::huge(1) } else { small(4) };

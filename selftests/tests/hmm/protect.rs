@@ -276,6 +276,7 @@ enum Dirty {
 #[test_case(Dirty::Fork; "fork_on_device")]
 fn dpthp_soft_dirty(dirty: Dirty) {
     enter!();
+    scene::needs_huge_pages_on_device();
     if !pagemap::soft_dirty_supported() {
         skip!(
             "no soft-dirty tracking: CONFIG_MEM_SOFT_DIRTY, which needs CONFIG_CHECKPOINT_RESTORE"

@@ -166,7 +166,7 @@ pub fn on_device_huge(dev: &Dmirror, region: &Region, access: Access) {
     let split = PageState::device(access, Level::Pte);
     let states = dev.snapshot(whole(region));
     if states.iter().all(|state| *state == split) && release() < FIRST_WITH_DEVICE_THP {
-        skip!("this kernel splits a huge page that migrates to a device (since 6.19 it need not)");
+        skip!("{SPLITS_ON_THE_WAY}");
     }
     dev.check_states(whole(region), PageState::device(access, Level::Pmd));
     check_cpu_view(dev.memory(), region, all(region));
@@ -261,3 +261,14 @@ pub fn release() -> (u32, u32) {
 
 /// Pages of one huge page.
 pub const HUGE: usize = PAGES_PER_PMD;
+
+/// Skips the test on kernels that split a huge page on its way to a device: what
+/// the test is about cannot happen there.
+pub fn needs_huge_pages_on_device() {
+    if release() < FIRST_WITH_DEVICE_THP {
+        skip!("{SPLITS_ON_THE_WAY}");
+    }
+}
+
+const SPLITS_ON_THE_WAY: &str =
+    "this kernel splits a huge page that migrates to a device (since 6.19 it need not)";

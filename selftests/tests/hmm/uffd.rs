@@ -70,6 +70,7 @@ fn userfaultfd_read(memory: Memory) {
 #[test]
 fn dpthp_uffd_missing_hole() {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let uffd = Uffd::open(0);
@@ -265,6 +266,7 @@ fn dpthp_uffd_move_from_device(range: std::ops::Range<usize>) {
 #[test]
 fn dpthp_uffd_move_onto_device() {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let _kept_open = Dmirror::open(Private);
     drop(Uffd::open(feature::MOVE));

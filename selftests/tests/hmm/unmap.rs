@@ -179,6 +179,7 @@ enum Zap {
 #[test_case(Zap::Exec; "exec")]
 fn dpthp_zap_variants(zap: Zap) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let before = Snapshot::take();

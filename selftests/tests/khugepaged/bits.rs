@@ -14,7 +14,7 @@ use selftests::{enter, not_applicable, skip, swap};
 use test_case::test_case;
 
 use crate::mthp::{take, take_knobs};
-use crate::tables::Tables;
+use crate::tables::{self, Tables};
 
 /// Collapses one full table to folios of `order`. khugepaged must be kept as long as the table:
 /// with its own settings back it would collapse it once more.
@@ -59,6 +59,7 @@ fn minor_faults() -> i64 {
 #[test_case(9; "pmd")]
 fn write_protection_survives(order: u8) {
     enter!();
+    tables::needs_collapse_of_read_only();
     let (_khugepaged, mut tables) = collapsed(order, |tables| {
         tables
             .region
@@ -171,6 +172,7 @@ fn soft_dirty_is_not_lost(order: u8) {
 #[test_case(9; "pmd")]
 fn soft_dirty_is_not_lost_in_read_only_memory(order: u8) {
     enter!();
+    tables::needs_collapse_of_read_only();
     let written = [0, 5, 300, 511];
     let (_khugepaged, tables) = collapsed(order, |tables| {
         write_some(tables, &written);
@@ -223,6 +225,9 @@ fn assert_soft_dirty(tables: &Tables, written: &[usize]) {
 #[test_case(9, Prot::READ; "pmd_read_only")]
 fn collapsed_memory_survives_swap(order: u8, prot: Prot) {
     enter!();
+    if prot == Prot::READ {
+        tables::needs_collapse_of_read_only();
+    }
     let (_khugepaged, tables) = collapsed(order, |tables| {
         tables
             .region

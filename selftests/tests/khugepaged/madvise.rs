@@ -10,7 +10,8 @@ use selftests::counters::Snapshot;
 use selftests::failnth::{Injected, Injection};
 use selftests::mapping::{Advice, PAGE, PMD, Prot, Region};
 use selftests::pattern::FIRST;
-use selftests::{child, enter, thp};
+use selftests::release::release;
+use selftests::{child, enter, skip, thp};
 use test_case::test_case;
 
 use crate::eligible::set_thp_disable;
@@ -58,7 +59,11 @@ fn range_without_a_whole_table_is_nothing_to_do(first: usize, last: usize) {
     let start = tables.region.page_addr(tables.pages(0, first..first).start);
     let none = [Outcome::default(), Outcome::default()];
     tables.expect(&none, || {
-        assert_eq!(madvise_collapse(start, (last - first) * PAGE), Ok(()))
+        let result = madvise_collapse(start, (last - first) * PAGE);
+        if result == Err(Errno::EINVAL) && release() < (6, 18) {
+            skip!("this kernel refuses a range that is too small (seen on 6.12)");
+        }
+        assert_eq!(result, Ok(()));
     });
 }
 

@@ -8,11 +8,12 @@ use selftests::collapse_model::{Knobs, MAX_NONE, Orders, Outcome, PMD_ORDER, PTE
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{Advice, PAGE, PMD, Prot, Region, Source, page};
 use selftests::pattern::FIRST;
-use selftests::{enter, guard, pagemap, swap, thp};
+use selftests::release::release;
+use selftests::{enter, guard, pagemap, skip, swap, thp};
 use test_case::test_case;
 
 use crate::mthp::take_knobs;
-use crate::tables::{Held, Tables};
+use crate::tables::{self, Held, Tables};
 
 /// Who collapses.
 #[derive(Clone, Copy, PartialEq)]
@@ -112,6 +113,11 @@ fn madvise_ignores_the_limit_of_empty_entries() {
 #[test_case(By::Madvise, 1; "madvise_one_entry")]
 fn entries_of_a_huge_page_become_a_huge_page(by: By, left: usize) {
     enter!();
+    if left == PTES && release() < (6, 18) {
+        skip!(
+            "this kernel queues the old huge page for a deferred split on the way (seen on 6.12)"
+        );
+    }
     let (khugepaged, _) = take_pmd(MAX_NONE);
     let mut tables = Tables::full();
     By::Madvise.collapse_all(&khugepaged, &mut tables);
@@ -202,6 +208,10 @@ fn scatter(khugepaged: &Khugepaged, tables: &mut Tables, order: u8) {
 #[test_case(By::Madvise, 512, true; "madvise_all")]
 fn swapped_pages_are_read_in(by: By, swapped: usize, collapses: bool) {
     enter!();
+    if swapped == PTES {
+        // Pages that a read brings back are not writable until they are written.
+        tables::needs_collapse_of_read_only();
+    }
     let (khugepaged, knobs) = take_pmd(0);
     let mut tables = Tables::full();
     swap::page_out(&tables.region, tables.pages(0, PTES - swapped..PTES));
@@ -248,6 +258,7 @@ fn unused_memory_is_left_alone(swapped: usize, used: usize, collapses: bool) {
 #[test_case(By::Madvise; "madvise")]
 fn child_collapses_shared_pages(by: By) {
     enter!();
+    tables::needs_collapse_of_read_only();
     let (khugepaged, _) = take_pmd(MAX_NONE);
     let mut tables = Tables::new(&[&[0..1, 100..200]]);
     let before = pagemap::entries(&tables.region, 0, tables.region.len() / PAGE);

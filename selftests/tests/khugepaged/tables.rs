@@ -13,7 +13,8 @@ use selftests::folios::census;
 use selftests::mapping::{Advice, PAGE, PMD, Region};
 use selftests::pagemap;
 use selftests::pattern::{Stamp, check_zero};
-use selftests::thp;
+use selftests::release::release;
+use selftests::{skip, thp};
 
 use crate::verify::{self, Growth, Look, Own};
 
@@ -290,5 +291,12 @@ impl Tables {
         let entries = pagemap::entries(&self.region, 0, self.held.len());
         let pages = census(&entries).expect("root may read kpageflags");
         Look { entries, pages }
+    }
+}
+
+/// Skips the test on kernels that collapse only where a page is writable.
+pub fn needs_collapse_of_read_only() {
+    if release() < (6, 18) {
+        skip!("this kernel collapses only where a page is writable (before 6.18)");
     }
 }

@@ -8,6 +8,7 @@ use selftests::guard;
 use selftests::mapping::{self, PAGE, PMD, PUD, Prot, Region};
 use selftests::pagetable::{self, Leaves, Level};
 use selftests::pfndev::{Cache, Mode, PfnFile};
+use selftests::release::release;
 use selftests::skip;
 
 /// Bytes that tests of PTE and PMD leaves map: four PMDs.
@@ -206,8 +207,16 @@ impl Way {
     }
 }
 
+/// The oldest release whose PFN mappings these tests know.
+const FIRST_KNOWN: (u32, u32) = (7, 0);
+
 fn open_file(way: Way) -> PfnFile {
     mapping::keep_heap_out_of_holes();
+    if release() < FIRST_KNOWN {
+        skip!(
+            "what these tests expect was worked out on 7.2: 6.12 maps PFNs by other levels and cache attributes"
+        );
+    }
     let file = match way {
         Way::DevMem => PfnFile::dev_mem(),
         _ => PfnFile::module(),
