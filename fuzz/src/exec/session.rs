@@ -157,13 +157,14 @@ impl Session {
     fn request(&mut self, program: &Program, what: u8) -> Result<Option<Violation>, SessionError> {
         self.board.cover().clear();
         self.board.load(program);
-        self.worker
-            .write_all(&[what])
-            .map_err(SessionError::Worker)?;
-        self.worker
-            .read_exact(&mut [0])
-            .map_err(SessionError::Worker)?;
-        Ok(self.board.violation())
+        let asked = self.worker.write_all(&[what]);
+        let answered = asked.and_then(|()| self.worker.read_exact(&mut [0]));
+        match (self.board.violation(), answered) {
+            // what a worker has seen before it came to its end counts all the same
+            (Some(violation), _) => Ok(Some(violation)),
+            (None, Ok(())) => Ok(None),
+            (None, Err(error)) => Err(SessionError::Worker(error)),
+        }
     }
 
     /// Coverage of the last program.

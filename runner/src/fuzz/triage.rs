@@ -117,7 +117,12 @@ fn write_files(store: &Store, lab: &Lab, record: &Record) -> anyhow::Result<()> 
     fs::write(folder.join("console.log"), lab.console())?;
     fs::write(
         folder.join("repeat.txt"),
-        format!("hugeprobe repro {}\n", folder.display()),
+        format!(
+            "hugeprobe repro {} --target {} --kernel {}\n",
+            folder.display(),
+            lab.tools.target(),
+            lab.machine.kernel.display()
+        ),
     )?;
     let name = super::finding::folder_name(&record.finding.title)
         .to_lowercase()

@@ -325,9 +325,10 @@ fn without_offsets(line: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Numbers and addresses differ from run to run and must not make new titles.
+/// Numbers, addresses and seconds differ from run to run and must not make new titles.
 fn without_numbers(line: &str) -> String {
     let is_number = |word: &str| {
+        let word = word.strip_suffix('s').unwrap_or(word);
         let digits = word.trim_start_matches("0x");
         let hex = digits.len() >= 5 && digits.bytes().all(|b| b.is_ascii_hexdigit());
         !word.is_empty() && (hex || word.bytes().all(|b| b.is_ascii_digit()))

@@ -246,7 +246,7 @@ Call Trace:
 #[test_case("unrecognized swap entry 0x7c00000000012345", "unrecognized swap entry N"; "swap entry")]
 #[test_case("get_swap_device: Bad swap offset entry 3ffffffff", "get_swap_device: Bad swap offset entry N"; "swap offset")]
 #[test_case("mm/pgtable-generic.c:54: bad pmd 00000000a1b2c3d4(8000000112233445)", "mm/pgtable-generic.c:N: bad pmd N(N)"; "bad pmd")]
-#[test_case("BUG: workqueue lockup - pool cpus=1 node=0 flags=0x0 nice=0 stuck for 33s!", "BUG: workqueue lockup - pool cpus=N node=N flags=0x0 nice=N stuck for 33s!"; "other bug")]
+#[test_case("BUG: workqueue lockup - pool cpus=1 node=0 flags=0x0 nice=0 stuck for 33s!", "BUG: workqueue lockup - pool cpus=N node=N flags=0x0 nice=N stuck for N!"; "other bug")]
 fn titles(log: &str, title: &str) {
     let lines: Vec<&str> = log.lines().collect();
     let splats = parse(&lines);
