@@ -73,16 +73,26 @@ impl Trace {
         unsafe { self.0.write_volatile(0) };
     }
 
+    /// How much was recorded.
+    pub fn length(&self) -> u64 {
+        // SAFETY: as in `reset`.
+        unsafe { self.0.read_volatile() }
+    }
+
+    /// Forgets what was recorded after the buffer had that length.
+    pub fn cut(&self, length: u64) {
+        // SAFETY: as in `reset`.
+        unsafe { self.0.write_volatile(length) };
+    }
+
     /// Whether it is time to collect, before the buffer is full.
     pub fn is_half_full(&self) -> bool {
-        // SAFETY: as in `reset`.
-        unsafe { self.0.read_volatile() as usize > WORDS / 2 }
+        self.length() as usize > WORDS / 2
     }
 
     /// Adds what was recorded, and forgets it. False if the buffer was full.
     pub fn collect(&self, cover: &mut Cover) -> bool {
-        // SAFETY: as in `reset`; the count is at most WORDS - 1.
-        let count = unsafe { self.0.read_volatile() } as usize;
+        let count = self.length() as usize;
         for i in 1..=count.min(WORDS - 1) {
             // SAFETY: index inside the buffer.
             cover.add(unsafe { self.0.add(i).read_volatile() });

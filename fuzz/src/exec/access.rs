@@ -36,12 +36,13 @@ impl Process<'_> {
     }
 
     /// Compares the words of a page with the model.
-    pub(super) fn check_words(&self, page: usize, words: &[u64; 4]) -> Result<(), check::Broken> {
+    pub(super) fn check_words(&self, page: usize, words: &[u64]) -> Result<(), check::Broken> {
         let (stamp, or_zero) = self.setup.board.model().content(self.me, page);
-        if (0..4).all(|i| words[i] == word(stamp, i)) {
+        let mut pairs = words.iter().enumerate();
+        if pairs.all(|(i, found)| *found == word(stamp, i)) {
             return Ok(());
         }
-        if or_zero && words == &[0; 4] {
+        if or_zero && words.iter().all(|found| *found == 0) {
             self.setup.board.model().dropped(self.me, page);
             return Ok(());
         }
@@ -139,11 +140,12 @@ pub(super) fn page_name(page: usize) -> String {
 }
 
 /// The violation that a load found the wrong words.
-pub(super) fn wrong_content(page: usize, stamp: u64, words: &[u64; 4]) -> check::Broken {
-    let found: Vec<String> = (0..4)
-        .map(|i| describe(words[i].wrapping_sub(word(1, i) - 1)))
+pub(super) fn wrong_content(page: usize, stamp: u64, words: &[u64]) -> check::Broken {
+    let described = words.iter().enumerate();
+    let found: Vec<String> = described
+        .map(|(i, found)| describe(found.wrapping_sub(word(1, i) - 1)))
         .collect();
-    let found = if words == &[0; 4] {
+    let found = if words.iter().all(|found| *found == 0) {
         "zero".to_owned()
     } else {
         found.join(", ")
@@ -157,7 +159,7 @@ pub(super) fn wrong_content(page: usize, stamp: u64, words: &[u64; 4]) -> check:
 }
 
 /// Loads the four words of a page.
-pub(super) fn load_words(page: usize, words: &mut [u64; 4]) -> Result<(), Fault> {
+pub(super) fn load_words(page: usize, words: &mut [u64]) -> Result<(), Fault> {
     for (offset, word) in WORDS.iter().zip(words.iter_mut()) {
         guard::read_words(sys::address(page) + offset, std::slice::from_mut(word))?;
     }

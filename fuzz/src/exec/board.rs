@@ -16,6 +16,7 @@ use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step};
 
 /// The turn after which everybody stops.
 pub const STOP: u32 = u32::MAX;
+const HUGE: usize = crate::program::PAGE * crate::program::SLOT_PAGES;
 const REPORT_BYTES: usize = 16 << 10;
 
 /// What was counted while programs ran.
@@ -67,9 +68,12 @@ impl Board {
         if base == libc::MAP_FAILED {
             return Err(std::io::Error::last_os_error());
         }
-        // Much of it is touched by each new process; huge pages save it the faults.
+        // Much of the coverage is touched by each new process; huge pages save it
+        // the faults. A store may split their PMDs, so nothing else lies in them.
+        let first = (base as usize + std::mem::offset_of!(Shared, cover)).next_multiple_of(HUGE);
+        let rest = (base as usize + bytes).saturating_sub(first);
         // SAFETY: advice about the mapping just made; without effect where refused.
-        unsafe { libc::madvise(base, bytes, libc::MADV_HUGEPAGE) };
+        unsafe { libc::madvise(first as *mut _, rest, libc::MADV_HUGEPAGE) };
         // Zero pages are a valid Shared: numbers, and `None` is written below.
         let board =
             Self(NonNull::new(base.cast()).expect("mmap without MAP_FIXED does not return 0"));

@@ -6,6 +6,7 @@
 //! out, on a device or not there yet stays so until the program reads it.
 
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use super::access::{agree, load_words, page_name, store_words};
@@ -40,11 +41,14 @@ mod bit {
 impl Process<'_> {
     /// Checks the slots that a step touched.
     pub(super) fn check(&mut self, touched: Touched, step: &Step) -> Result<(), Broken> {
+        let mut op = step.op;
+        let focus = op.span().map_or(0..0, |(at, len)| {
+            at.page().saturating_sub(1)..at.page() + len.pages() + 1
+        });
         for slot in (0..SLOTS).filter(|slot| touched.has(*slot)) {
             let entries = self.entries(slot)?;
-            self.check_slot(slot, &entries)?;
+            self.check_slot(slot, &entries, &focus)?;
         }
-        let mut op = step.op;
         if let Some((at, len)) = op.span() {
             let last = (at.page() + len.pages()).min(PAGES) - 1;
             for page in [at.page(), last] {
@@ -93,7 +97,14 @@ impl Process<'_> {
         Ok(std::array::from_fn(|i| u64::from_ne_bytes(words[i])))
     }
 
-    fn check_slot(&self, slot: usize, entries: &[u64; SLOT_PAGES]) -> Result<(), Broken> {
+    /// Checks bits and what is present of a slot: all words of the pages in
+    /// `focus`, of the others the first, which tells one page from another.
+    fn check_slot(
+        &self,
+        slot: usize,
+        entries: &[u64; SLOT_PAGES],
+        focus: &Range<usize>,
+    ) -> Result<(), Broken> {
         for (index, entry) in entries.iter().enumerate() {
             let number = slot * SLOT_PAGES + index;
             let model = self.setup.board.model();
@@ -111,8 +122,10 @@ impl Process<'_> {
             }
             if entry & bit::PRESENT != 0 && model.effect(self.me, number, false) == Effect::Done {
                 let mut words = [0; 4];
-                agree(number, "load", Effect::Done, load_words(number, &mut words))?;
-                self.check_words(number, &words)?;
+                let count = if focus.contains(&number) { 4 } else { 1 };
+                let found = load_words(number, &mut words[..count]);
+                agree(number, "load", Effect::Done, found)?;
+                self.check_words(number, &words[..count])?;
             }
         }
         Ok(())
@@ -167,7 +180,7 @@ impl Process<'_> {
     pub(super) fn check_all(&mut self) -> Result<(), Broken> {
         for slot in 0..SLOTS {
             let entries = self.entries(slot)?;
-            self.check_slot(slot, &entries)?;
+            self.check_slot(slot, &entries, &(0..PAGES))?;
         }
         self.check_pin()?;
         self.check_accounts()?;

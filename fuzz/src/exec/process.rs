@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! One process of a program: waits for its turn, works, checks, passes on.
 
+use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::Duration;
@@ -40,6 +41,8 @@ pub struct Process<'a> {
     pub(super) mirrors: Mirrors,
     pub(super) pin: Option<Pin>,
     trace: Option<Trace>,
+    /// Coverage was collected in the middle of the step.
+    pub(super) relieved: Cell<bool>,
     /// Which allocation of the next operation fails.
     pub(super) inject: Option<u8>,
 }
@@ -74,6 +77,7 @@ pub fn run(setup: &Setup, me: usize) -> ! {
         mirrors: Mirrors::default(),
         pin: None,
         trace: None,
+        relieved: Cell::new(false),
         inject: None,
     };
     process.attach();
@@ -123,6 +127,7 @@ impl Process<'_> {
     fn step(&mut self, index: usize, step: &Step) -> Result<(), Box<Violation>> {
         let broken = |(oracle, what, detail)| violation(index, step, oracle, what, detail);
         let huge = self.huge_before(step);
+        self.relieved.set(false);
         if let Some(trace) = &self.trace {
             trace.reset();
         }
@@ -134,8 +139,8 @@ impl Process<'_> {
         self.inject = None;
         let result = self.perform(step);
         hold::disarm(armed);
+        let traced = self.trace.as_ref().map_or(0, Trace::length);
         let result = result.map_err(broken)?;
-        self.collect();
         let stats = self.board().stats();
         stats.calls += 1;
         stats.succeeded += u64::from(result == 0);
@@ -166,6 +171,10 @@ impl Process<'_> {
         if result == 0 {
             self.huge_after(&huge).map_err(broken)?;
         }
+        if let Some(trace) = &self.trace {
+            trace.cut(traced);
+        }
+        self.collect();
         self.check(touched, step).map_err(broken)
     }
 
@@ -192,6 +201,7 @@ impl Process<'_> {
     pub(super) fn relieve(&self) {
         if self.trace.as_ref().is_some_and(Trace::is_half_full) {
             self.collect();
+            self.relieved.set(true);
         }
     }
 
