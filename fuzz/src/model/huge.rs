@@ -2,7 +2,7 @@
 //! What an operation must do to a huge page: nothing, or split it exactly once.
 
 use super::Model;
-use super::page::Flags;
+use super::page::{Flags, Page};
 use crate::program::{Access, Addr, Advice, Device, Len, Move, Op, PAGES, SLOT_PAGES, Step};
 
 /// What happens to a slot that was mapped by one PMD before a step.
@@ -57,6 +57,8 @@ impl Model {
                 ..
             } => Fate::Kept,
             Op::Munmap { at, len } => split_where(at, len, slot),
+            // the bits of file memory live in page tables only (pgtable_split_needed())
+            Op::UffdProtect { .. } if !self.private(step.process.index(), slot) => Fate::Open,
             Op::Mprotect { at, len, .. }
             | Op::Munlock { at, len }
             | Op::UffdProtect { at, len }
@@ -81,11 +83,19 @@ impl Model {
         }
     }
 
+    fn slot(&self, who: usize, slot: usize) -> &[Page] {
+        &self.pages(who)[slot * SLOT_PAGES..][..SLOT_PAGES]
+    }
+
+    /// Whether all of the slot is private anonymous memory.
+    fn private(&self, who: usize, slot: usize) -> bool {
+        self.slot(who, slot).iter().all(Page::private_anon)
+    }
+
     fn fate_of_advice(&self, step: &Step, at: Addr, len: Len, advice: Advice, slot: usize) -> Fate {
-        let pages = &self.pages(step.process.index())[slot * SLOT_PAGES..][..SLOT_PAGES];
-        let private = pages
-            .iter()
-            .all(|page| page.private_anon() && !page.flags.has(Flags::LOCKED));
+        let pages = self.slot(step.process.index(), slot);
+        let unlocked = !pages.iter().any(|page| page.flags.has(Flags::LOCKED));
+        let private = unlocked && self.private(step.process.index(), slot);
         match advice {
             Advice::Hugepage | Advice::Nohugepage | Advice::Wipeonfork | Advice::Keeponfork => {
                 kept_if_whole(at, len, slot)
@@ -143,6 +153,8 @@ mod tests {
         assert_eq!(fate("p0 mprotect at=0.0 len=512 prot=r", 0), Fate::Kept);
         assert_eq!(fate("p0 mprotect at=0.0 len=511 prot=r", 0), Fate::Open);
         assert_eq!(fate("p0 fork child=p1", 1), Fate::Kept);
+        assert_eq!(fate("p0 uffd-protect at=0.0 len=512", 0), Fate::Kept);
+        assert_eq!(fate("p0 uffd-protect at=2.0 len=512", 2), Fate::Open);
     }
 
     #[test]
