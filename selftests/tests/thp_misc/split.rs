@@ -14,7 +14,8 @@ use selftests::gup::{Pin, Way};
 use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Region, Source, memfd, page};
 use selftests::pagemap::{self, kpage};
 use selftests::pattern::{Content, FIRST, check_zero};
-use selftests::{enter, settings, skip, thp};
+use selftests::release::release;
+use selftests::{enter, outcome, settings, skip, thp};
 use test_case::test_case;
 
 use crate::sizes::found;
@@ -105,6 +106,9 @@ fn huge_page_splits_to_one_order(order: u8) {
 #[test_case(300, 4; "page_300_in_order_4")]
 fn huge_page_splits_around_one_page(around: usize, order: u8) {
     enter!();
+    if release() < (6, 15) {
+        skip!("this kernel splits a huge page evenly, wherever it is asked (before 6.15)");
+    }
     let _quiet = settings::quiet();
     let region = stamped();
     // Asked for one page only: the kernel goes on to split what else it finds in the range.
@@ -286,6 +290,12 @@ fn locked_huge_page_splits(order: u8) {
 #[test_case(8; "order_8")]
 fn shmem_huge_page_splits(order: u8) {
     enter!();
+    if order > 0 {
+        outcome::known_bug(
+            (6, 12),
+            "split_huge_page_to_list_to_order() warns and refuses shmem",
+        );
+    }
     let _quiet = settings::quiet();
     let file = memfd("hugeprobe-split", PMD).expect("a memory file");
     let region = Region::shared_file(&file, 0, PMD).expect("a mapping of it");
