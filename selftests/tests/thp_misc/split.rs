@@ -12,10 +12,14 @@ use selftests::counters::{Expect, Snapshot};
 use selftests::folios::Piece;
 use selftests::gup::{Pin, Way};
 use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Region, Source, memfd, page};
-use selftests::pagemap::{self, kpage};
+use selftests::pagemap::{self, kpage, smaps};
 use selftests::pattern::{Content, FIRST, check_zero};
+<<<<<<< HEAD
 use selftests::release::release;
 use selftests::{enter, outcome, settings, skip, thp};
+=======
+use selftests::{enter, guard, settings, skip, thp};
+>>>>>>> 32df0f3 (thp_misc: a split keeps the age of every page)
 use test_case::test_case;
 
 use crate::sizes::found;
@@ -243,6 +247,29 @@ fn pinned_huge_page_does_not_split() {
     assert_orders(&region, &uniform(0));
     FIRST.check(&region, 0..9);
     FIRST.next().check(&region, 9..10);
+}
+
+/// The pages of a huge page are as old as it was: accessed since the last round of aging, or not.
+#[test_case(true; "accessed")]
+#[test_case(false; "not_accessed")]
+fn split_keeps_the_age(accessed: bool) {
+    enter!();
+    let _quiet = settings::quiet();
+    let region = stamped();
+    let referenced = |when: &str| {
+        let wanted = if accessed { 2048 } else { 0 };
+        let found = smaps::kib(&region, &region.all(), "Referenced");
+        assert_eq!(found, wanted, "kB referenced {when}");
+    };
+    pagemap::clear_referenced();
+    if accessed {
+        guard::load(region.page_addr(300)).expect("a load from our own memory");
+    }
+    referenced("before");
+    split(&region, &region.all(), 0, None);
+    assert_orders(&region, &uniform(0));
+    referenced("after the split");
+    FIRST.check_all(&region);
 }
 
 /// A locked huge page that is split stays in memory; its small pages are counted as locked, each
