@@ -311,3 +311,32 @@ fn dpthp_fork_uffd_wp() {
     Stamp::of(3).fill_all(&region);
     Stamp::of(3).check_all(&region);
 }
+
+/// fork keeps what is known of a huge page on the device: it stays soft-dirty,
+/// for parent and child. It ends there: brought back, 7.3 would warn.
+#[test]
+fn dpthp_fork_keeps_soft_dirty() {
+    enter!();
+    if !pagemap::soft_dirty_supported() {
+        skip!("no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)");
+    }
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = scene::huge(1);
+    // A new mapping is soft-dirty as a whole until then.
+    pagemap::clear_soft_dirty();
+    FIRST.fill_all(&region);
+    dev.to_dev(whole(&region)).unwrap();
+    let check = |when: &str| {
+        let entries = pagemap::entries(&region, 0, HUGE);
+        let clean = entries.iter().position(|entry| !entry.soft_dirty());
+        assert_eq!(
+            clean.map(|at| (at, entries[at])),
+            None,
+            "a page that is not soft-dirty {when}"
+        );
+    };
+    check("before fork");
+    child::run_to_end(|_| check("in the child"));
+    check("in the parent");
+}

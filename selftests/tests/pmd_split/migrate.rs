@@ -3,10 +3,12 @@
 //! of a split one: content, permission and flags go through migration entries.
 
 use selftests::counters::{Expect, Snapshot};
+use selftests::gup::{Pin, Way};
 use selftests::mapping::{Advice, PAGES_PER_PMD, Prot, Region, pages};
+use selftests::pagemap::smaps;
 use selftests::pattern::FIRST;
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{enter, numa, pagemap, thp};
+use selftests::{enter, guard, numa, pagemap, thp};
 use test_case::test_case;
 
 use crate::cut::clear_soft_dirty;
@@ -107,6 +109,64 @@ fn migration_keeps_soft_dirty(written: bool) {
         Ok(vec![Ok(away)]),
         "node"
     );
+}
+
+/// A pinned huge page does not migrate, and nothing of it is lost in the attempt.
+#[test]
+fn pinned_huge_page_stays() {
+    enter!();
+    let region = filled(1);
+    let away = other_node(&region);
+    let pin = Pin::take(&region, &pages(9..10), Way::WriteFast).expect("a pin on one page");
+    // Refused or partly done: what counts is where the pages are.
+    let _ = numa::bind(&region, &region.all(), away);
+    FIRST.check_all(&region);
+    FIRST.next().fill_all(&region);
+    pin.assert_coherent(&region, &pages(9..10));
+    thp::assert_huge(&region, 0..1);
+    drop(pin);
+    numa::bind(&region, &region.all(), away).expect("mbind");
+    FIRST.next().check_all(&region);
+}
+
+/// A huge page is as old at its new place as it was at the old one.
+#[test_case(true; "accessed")]
+#[test_case(false; "not_accessed")]
+fn migration_keeps_the_age(accessed: bool) {
+    enter!();
+    let region = filled(1);
+    let away = other_node(&region);
+    let referenced = |when: &str| {
+        let wanted = if accessed { 2048 } else { 0 };
+        let found = smaps::kib(&region, &region.all(), "Referenced");
+        assert_eq!(found, wanted, "kB referenced {when}");
+    };
+    pagemap::clear_referenced();
+    if accessed {
+        guard::load(region.page_addr(300)).expect("a load from our own memory");
+    }
+    referenced("before");
+    numa::bind(&region, &region.all(), away).expect("mbind");
+    thp::assert_huge(&region, 0..1);
+    referenced("after the migration");
+    FIRST.check_all(&region);
+}
+
+/// A read-only huge page of a process alone stays its own: writable again, it takes stores
+/// without a fault.
+#[test]
+fn migrated_read_only_page_stays_ours() {
+    enter!();
+    let region = filled(1);
+    let away = other_node(&region);
+    region.mprotect(region.all(), Prot::READ).expect("mprotect");
+    numa::bind(&region, &region.all(), away).expect("mbind");
+    thp::assert_huge(&region, 0..1);
+    region
+        .mprotect(region.all(), Prot::READ_WRITE)
+        .expect("mprotect");
+    assert_writes_fault(&region, 0..512, 0);
+    FIRST.check_all(&region);
 }
 
 /// userfaultfd's protection goes through the migration entry of a huge page.

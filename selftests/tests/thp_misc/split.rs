@@ -8,10 +8,10 @@ use std::{fs, process};
 
 use selftests::child;
 use selftests::collapse::drain_lru;
-use selftests::counters::{Expect, Snapshot};
+use selftests::counters::{Expect, Snapshot, minor_faults};
 use selftests::folios::Piece;
 use selftests::gup::{Pin, Way};
-use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Region, Source, memfd, page};
+use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Prot, Region, Source, memfd, page};
 use selftests::pagemap::{self, kpage, smaps};
 use selftests::pattern::{Content, FIRST, check_zero};
 <<<<<<< HEAD
@@ -270,6 +270,27 @@ fn split_keeps_the_age(accessed: bool) {
     assert_orders(&region, &uniform(0));
     referenced("after the split");
     FIRST.check_all(&region);
+}
+
+/// Read-only pages of a process alone stay its own through a split: writable again, they take
+/// stores without a fault.
+#[test]
+fn read_only_pages_stay_ours() {
+    enter!();
+    let _quiet = settings::quiet();
+    let region = stamped();
+    region.mprotect(region.all(), Prot::READ).expect("mprotect");
+    thp::assert_huge(&region, 0..1);
+    split(&region, &region.all(), 0, None);
+    assert_orders(&region, &uniform(0));
+    region
+        .mprotect(region.all(), Prot::READ_WRITE)
+        .expect("mprotect");
+    let faults = minor_faults();
+    for number in 0..PAGES_PER_PMD {
+        guard::store(region.page_addr(number), 0).expect("a store to our own memory");
+    }
+    assert_eq!(minor_faults() - faults, 0, "faults of stores to 512 pages");
 }
 
 /// A locked huge page that is split stays in memory; its small pages are counted as locked, each
