@@ -131,3 +131,26 @@ fn an_image_that_does_not_boot_is_no_test_failure() {
     assert!(reason.starts_with("not run: "), "{reason}");
     assert_eq!(summary.machines, 1);
 }
+
+#[test]
+fn a_run_that_fails_fast_ends_with_the_first_failure() {
+    let _alone = alone();
+    let Some(kernel) = support::kernel() else {
+        return;
+    };
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut machine = support::machine(kernel);
+    machine.memory_mib = 1024;
+    let mut config = support::session(machine, folder.path());
+    config.fail_fast = true;
+    let tests = [("passes", 60), ("fails", 60), ("skips", 60)];
+    let plan = support::faults(&support::faults_program(), &tests);
+    let (events, summary) = support::run(&plan, &config);
+    assert_eq!(verdict(&events, "passes").0, Verdict::Pass);
+    assert_eq!(verdict(&events, "fails").0, Verdict::Fail);
+    let not_run = (Verdict::Skip, "not run: faults.fails failed first");
+    assert_eq!(verdict(&events, "skips"), not_run);
+    assert_eq!(fates(&events), [&Fate::Clean]);
+    assert_eq!(summary.machines, 1);
+    assert_eq!(machines(), []);
+}
