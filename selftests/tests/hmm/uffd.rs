@@ -352,3 +352,32 @@ fn dpthp_uffd_missing_small() {
     FIRST.check(&region, 0..10);
     check_zero(&region, 10..20);
 }
+
+/// Small pages keep userfaultfd's write-protection on the device and after it;
+/// their neighbours get none.
+#[test]
+fn small_pages_keep_uffd_wp() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = scene::small(16);
+    let uffd = Uffd::open(feature::WP);
+    uffd.register(&region, &region.all(), Mode::WP).unwrap();
+    uffd.write_protect(&region, &(4 * PAGE..9 * PAGE), true)
+        .unwrap();
+    let check = |when: &str| {
+        for (number, entry) in pagemap::entries(&region, 0, 16).iter().enumerate() {
+            let protected = (4..9).contains(&number);
+            assert_eq!(
+                entry.uffd_wp(),
+                protected,
+                "{when}: page {number} is {entry:?}"
+            );
+        }
+    };
+    check("before");
+    scene::send_small(&dev, &region);
+    check("on the device");
+    FIRST.check_all(&region);
+    check("back in the system");
+}
