@@ -45,23 +45,6 @@ fn migrate_anon_huge_zero(memory: Memory) {
     assert!(guard::store(region.addr(), 1).is_err(), "read-only");
 }
 
-/// What the device writes where the huge zero page was is what this CPU reads, which has read
-/// the zero page just before.
-#[test]
-fn device_writes_over_the_zero_page_are_read() {
-    enter!();
-    let _end = Baseline::new();
-    let dev = Dmirror::open(Private);
-    let region = thp::obtain_huge_zero(1);
-    for number in [0, 9, 300, 511] {
-        assert_eq!(guard::load(region.page_addr(number)), Ok(0));
-    }
-    dev.to_dev(whole(&region)).unwrap();
-    dev.write(whole(&region), &scene::words(FIRST, 0..HUGE))
-        .unwrap();
-    FIRST.check_all(&region);
-}
-
 /// What a huge page that TO_DEV makes itself counts as.
 fn one_huge_fault() -> Expect {
     Expect::new()

@@ -376,7 +376,7 @@ fn small_pages_keep_uffd_wp() {
         }
     };
     check("before");
-    scene::send_small(&dev, &region);
+    dev.to_dev(whole(&region)).unwrap();
     check("on the device");
     FIRST.check_all(&region);
     check("back in the system");
