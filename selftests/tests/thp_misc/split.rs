@@ -14,12 +14,8 @@ use selftests::gup::{Pin, Way};
 use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Prot, Region, Source, memfd, page};
 use selftests::pagemap::{self, kpage, smaps};
 use selftests::pattern::{Content, FIRST, check_zero};
-<<<<<<< HEAD
 use selftests::release::release;
-use selftests::{enter, outcome, settings, skip, thp};
-=======
-use selftests::{enter, guard, settings, skip, thp};
->>>>>>> 32df0f3 (thp_misc: a split keeps the age of every page)
+use selftests::{enter, guard, outcome, settings, skip, thp};
 use test_case::test_case;
 
 use crate::sizes::found;
