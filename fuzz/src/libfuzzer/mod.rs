@@ -61,6 +61,7 @@ thread_local! {
 /// Starts the executor and tells libFuzzer of the counters. Ends the process
 /// if that is not possible.
 pub fn init(target: Target) {
+    keep_memory();
     let consent =
         std::env::var_os("HUGEPROBE_YES_FUZZ_THIS_KERNEL").is_some_and(|value| value == "1");
     let session = match Session::start(consent) {
@@ -90,6 +91,17 @@ pub fn init(target: Target) {
         __sanitizer_cov_8bit_counters_init(counts, counts.add(COUNTERS));
         let pcs = (&raw const PCS).cast::<usize>();
         __sanitizer_cov_pcs_init(pcs, pcs.add(2 * COUNTERS));
+    }
+}
+
+/// Keeps freed memory. Mutation makes a model, of half a megabyte, for every
+/// change: fresh from the kernel each time, its page faults cost more than the program.
+fn keep_memory() {
+    const ALL: i32 = 1 << 28;
+    // SAFETY: tunes the allocator; the process has one thread yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, ALL);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, ALL);
     }
 }
 
