@@ -44,9 +44,11 @@ impl Look {
             flags.anon() && flags.mmap() && flags.compound_head()
         };
         let now = heads(after);
+        // A frame that is ours again, in another folio, is no proof that the old one lives on.
+        let reused: HashSet<u64> = after.pages.iter().flatten().map(|page| page.pfn).collect();
         heads(self)
             .difference(&now)
-            .filter(|(pfn, _)| !elsewhere(*pfn))
+            .filter(|(pfn, _)| reused.contains(pfn) || !elsewhere(*pfn))
             .map(|&(_, order)| order)
             .collect()
     }
