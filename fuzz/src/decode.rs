@@ -48,7 +48,7 @@ pub fn wish_for_huge(u: &mut Unstructured<'_>, step: &Step) -> Result<Option<Ste
     let advice = Advice::Hugepage;
     let op = Op::Madvise { at, len, advice };
     let process = step.process;
-    Ok(u.ratio(3, 4)?.then_some(Step { process, op }))
+    Ok(u.ratio(3, 4)?.then_some(Step::new(process, op)))
 }
 
 /// Draws one step that fits the state `model`.
@@ -58,10 +58,7 @@ pub fn draw_step(u: &mut Unstructured<'_>, model: &Model, target: Target) -> Res
     let name = draw_name(u, target, model, process)?;
     let mut op = Op::draw(name, u, &context)?;
     fit(&mut op, u, &context)?;
-    Ok(Step {
-        process: Proc(process as u8),
-        op,
-    })
+    Ok(Step::new(Proc(process as u8), op))
 }
 
 /// A process that lives.

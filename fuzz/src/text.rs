@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! The text form of programs: one step per line, `p0 madvise at=0.0 len=512
-//! advice=hugepage`. `#` starts a comment, blank lines do not matter. Crash
+//! advice=hugepage`. Steps that race have a schedule behind (`program::race`). `#` starts a comment, blank lines do not matter. Crash
 //! files, seeds, the corpus and reports use it.
 
-use crate::program::{Arg, MAX_STEPS, Op, Proc, Program, Step};
+use crate::program::{Arg, MAX_STEPS, Op, Proc, Program, Schedule, Step};
 
 /// Why a text is not a program.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,7 +60,8 @@ fn parse_step(line: &str) -> Result<Step, String> {
             .map(|(_, value)| *value)
     };
     let op = Op::parse(name, &find).map_err(|arg| format!("`{name}` needs a valid `{arg}=`"))?;
-    Ok(Step { process, op })
+    let race = Schedule::parse(&find).map_err(|arg| format!("`{name}` needs a valid `{arg}=`"))?;
+    Ok(Step { process, op, race })
 }
 
 /// The text of one step, without newline.
@@ -70,6 +71,9 @@ pub fn step(step: &Step) -> String {
     out.push(' ');
     out.push_str(step.op.name());
     step.op.write_args(&mut out);
+    if let Some(race) = &step.race {
+        race.write(&mut out);
+    }
     out
 }
 

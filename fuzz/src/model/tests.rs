@@ -26,10 +26,7 @@ fn run(source: &str) -> Box<Model> {
 }
 
 fn step(process: u8, op: Op) -> Step {
-    Step {
-        process: Proc(process),
-        op,
-    }
+    Step::new(Proc(process), op)
 }
 
 /// Operations whose meaning is plain, for private anonymous memory.

@@ -5,12 +5,14 @@
 
 mod arg;
 mod op;
+pub mod race;
 
 pub use arg::{
     Access, Addr, Advice, Arg, Backing, Clear, Context, Device, Len, Mirror, Move, Node, Nth, Proc,
     Prot, Pulse, Track,
 };
 pub use op::Op;
+pub use race::Schedule;
 
 /// Bytes of a base page.
 pub const PAGE: usize = 4096;
@@ -36,6 +38,19 @@ pub struct Step {
     pub process: Proc,
     /// What it does.
     pub op: Op,
+    /// With its neighbours that have one too it is carried out at the same time.
+    pub race: Option<Schedule>,
+}
+
+impl Step {
+    /// A step that races with nothing.
+    pub fn new(process: Proc, op: Op) -> Self {
+        Self {
+            process,
+            op,
+            race: None,
+        }
+    }
 }
 
 /// The families of operations that a fuzz target draws from.

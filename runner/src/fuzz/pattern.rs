@@ -2,8 +2,8 @@
 //! Patterns of programs to avoid: what is left of a minimised program when the
 //! places are taken out. Pure; docs/fuzzing.md describes the form.
 
-/// Arguments that say where and how much, not what.
-const PLACES: [&str; 4] = ["at=", "len=", "to=", "new="];
+/// Arguments that say where, when and how much, not what.
+const PLACES: [&str; 7] = ["at=", "len=", "to=", "new=", "lane=", "times=", "wait="];
 
 /// The pattern of a program in text form: its steps without comments,
 /// processes and places.
