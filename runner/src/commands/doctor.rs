@@ -14,7 +14,7 @@ use crate::kernel::cache::Cache;
 use crate::kernel::process::{command, stdout_of};
 use crate::kernel::profile;
 use crate::kernel::progress::Ui;
-use crate::kernel::tools::{NEEDS, Need, how_to_get, in_path};
+use crate::kernel::tools::{NEEDS, Need, how_to_get, in_path, may_install};
 use crate::kernel::virtme;
 
 /// A source tree, its build and the downloads beside it take about this much.
@@ -63,6 +63,8 @@ pub fn run() -> Outcome {
 fn check_need(need: &Need) -> (String, Finding) {
     let finding = if need.is_met() {
         Finding::Fine(version_of(need.name).unwrap_or_default())
+    } else if may_install() {
+        Finding::Worse("not installed; the first run installs it".to_owned())
     } else {
         Finding::Missing(how_to_get(&[need]))
     };
@@ -78,8 +80,13 @@ fn version_of(name: &str) -> Option<String> {
 }
 
 /// Makes the private environment when there is none: only that proves that it
-/// can be made.
+/// can be made. Packages of the system are the first run's to install, as
+/// somebody who asks for a check does not expect changes.
 fn check_virtme(cache: &Cache) -> Finding {
+    let lacks_tools = NEEDS.iter().any(|need| !need.is_met());
+    if lacks_tools && may_install() {
+        return Finding::Worse("the first run installs it into the cache".to_owned());
+    }
     match virtme::find_or_install(cache, &Ui::stderr(false)) {
         Ok(vng) => Finding::Fine(vng.display().to_string()),
         Err(error) => Finding::Missing(error.to_string()),

@@ -183,8 +183,9 @@ pub fn how_to_get(needs: &[&Need]) -> String {
     format!("install the equivalents of Debian's packages {packages}")
 }
 
-/// Only root on a Debian-like system, and only unless refused.
-fn may_install() -> bool {
+/// Whether what is missing gets installed: only by root on a Debian-like system,
+/// and only unless refused.
+pub fn may_install() -> bool {
     let refused = std::env::var_os(REFUSAL).is_some_and(|value| value == "1");
     !refused && nix::unistd::geteuid().is_root() && in_path("apt-get").is_some()
 }
