@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Lines on standard output that are for the host; see docs/fuzzing.md.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::exec::{Stats, Violation};
@@ -31,6 +33,23 @@ pub fn known(title: &str) -> String {
 pub fn ran(file: &str, violated: bool, results: &[i32], pcs: usize) -> String {
     let json = json!({"file": file, "violated": violated, "calls": results.len(), "results": results, "pcs": pcs});
     format!("HP ran {json}")
+}
+
+/// `HP compared`: how long the same programs took checked and bare.
+pub fn compared(runs: u64, calls: u64, checked: Duration, bare: Duration) -> String {
+    let share = bare.as_secs_f64() / checked.as_secs_f64().max(1e-9);
+    let json = json!({"programs": runs, "calls": calls, "checked_ms": checked.as_millis() as u64,
+                      "bare_ms": bare.as_millis() as u64, "share": (share * 100.0).round() / 100.0});
+    format!("HP compared {json}")
+}
+
+/// `HP phases`: where the time of the programs went, in milliseconds.
+pub fn phases(stats: &Stats) -> String {
+    let spent = stats.phases.iter();
+    let json: serde_json::Map<_, _> = spent
+        .map(|(phase, micros)| (phase.name().to_owned(), json!(micros / 1000)))
+        .collect();
+    format!("HP phases {}", serde_json::Value::Object(json))
 }
 
 /// Faults of the whole system that got a huge page.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use hugeprobe_fuzz::exec::Session;
@@ -33,6 +33,18 @@ enum Verb {
         files: Vec<PathBuf>,
         #[command(flatten)]
         how: How,
+    },
+    /// Run programs as the fuzzers do and bare, in turns, and compare the times
+    Compare {
+        /// The programs
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// How often each is run each way
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Run on this kernel although it is not a guest made for it
+        #[arg(long)]
+        yes_fuzz_this_kernel: bool,
     },
     /// Draw programs and run them
     Random {
@@ -104,6 +116,11 @@ fn main() -> ExitCode {
         Verb::Run { files, how } => {
             read_all(&files).and_then(|programs| run(&how, programs.into_iter()))
         }
+        Verb::Compare {
+            files,
+            rounds,
+            yes_fuzz_this_kernel,
+        } => read_all(&files).and_then(|programs| compare(&programs, rounds, yes_fuzz_this_kernel)),
         Verb::Random {
             count,
             seed,
@@ -233,9 +250,42 @@ fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u
         "{}\n",
         lines::stats(count, &session.stats(), pcs.len())
     ));
+    show(&format!("{}\n", lines::phases(&session.stats())));
     eprintln!("{count} programs in {:.1} s", start.elapsed().as_secs_f64());
     write_pcs(how.pcs.as_deref(), &pcs)?;
     Ok(u8::from(found))
+}
+
+/// Runs each program in turns with all that a fuzzer does, and bare. Programs
+/// that show a violation are left out.
+fn compare(programs: &[(String, Program)], rounds: u32, consent: bool) -> Result<u8, Failure> {
+    let failed = |e: hugeprobe_fuzz::exec::SessionError| (e.to_string(), 75);
+    let mut session = Session::start(consent).map_err(failed)?;
+    let (mut checked, mut bare) = (Duration::ZERO, Duration::ZERO);
+    let (mut runs, mut calls) = (0u64, 0u64);
+    for (name, program) in programs {
+        for _ in 0..rounds {
+            let start = Instant::now();
+            let found = session.run_in_row(program).map_err(failed)?;
+            let first = start.elapsed();
+            if found.is_some() {
+                eprintln!("{name}: shows a violation, left out");
+                break;
+            }
+            let done = session.carried_out(program);
+            let start = Instant::now();
+            session.run_bare(&done).map_err(failed)?;
+            checked += first;
+            bare += start.elapsed();
+            runs += 1;
+            calls += done.steps.len() as u64;
+        }
+    }
+    show(&format!(
+        "{}\n",
+        lines::compared(runs, calls, checked, bare)
+    ));
+    Ok(0)
 }
 
 fn write_pcs(path: Option<&Path>, pcs: &BTreeSet<u64>) -> Result<(), Failure> {

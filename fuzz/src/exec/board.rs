@@ -7,9 +7,10 @@
 
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cover::Cover;
+use super::phases::{Phase, Phases};
 use super::violation::{Oracle, Violation};
 use crate::model::Model;
 use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step};
@@ -29,6 +30,8 @@ pub struct Stats {
     pub succeeded: u64,
     /// Times that a KCOV area was full, so that coverage was lost.
     pub overflows: u64,
+    /// Where the time went.
+    pub phases: Phases,
 }
 
 #[repr(C)]
@@ -37,8 +40,9 @@ struct Shared {
     leaving: AtomicI32,
     pids: [AtomicI32; PROCESSES],
     count: u32,
+    bare: bool,
     steps: [Option<Step>; MAX_STEPS],
-    results: [i32; MAX_STEPS],
+    results: [Option<i32>; MAX_STEPS],
     stats: Stats,
     report_bytes: u32,
     report: [u8; REPORT_BYTES],
@@ -78,6 +82,7 @@ impl Board {
         let board =
             Self(NonNull::new(base.cast()).expect("mmap without MAP_FIXED does not return 0"));
         board.shared().steps = [None; MAX_STEPS];
+        board.shared().results = [None; MAX_STEPS];
         Ok(board)
     }
 
@@ -105,15 +110,35 @@ impl Board {
         &mut self.shared().stats
     }
 
+    /// Notes what went by since `start` under `phase`, and starts anew.
+    pub fn spent(&self, phase: Phase, start: &mut Instant) {
+        self.stats().phases.add(phase, start);
+    }
+
     /// Puts a program in, and the model at its start.
     pub fn load(&self, program: &Program) {
+        self.put(program, false);
+    }
+
+    /// Puts a program in of which every step runs, without the model.
+    pub fn load_bare(&self, program: &Program) {
+        self.put(program, true);
+    }
+
+    /// Whether the program runs without model, coverage and checks.
+    pub fn is_bare(&self) -> bool {
+        self.shared().bare
+    }
+
+    fn put(&self, program: &Program, bare: bool) {
         let shared = self.shared();
+        shared.bare = bare;
         for (slot, step) in shared.steps.iter_mut().zip(&program.steps) {
             *slot = Some(*step);
         }
         shared.count = program.steps.len().min(MAX_STEPS) as u32;
         shared.report_bytes = 0;
-        shared.results.fill(0);
+        shared.results.fill(None);
         shared.model.start();
         shared.leaving.store(-1, Ordering::Relaxed);
         shared
@@ -152,11 +177,11 @@ impl Board {
 
     /// Records what a step returned: 0 or an errno.
     pub fn set_result(&self, index: usize, errno: i32) {
-        self.shared().results[index] = errno;
+        self.shared().results[index] = Some(errno);
     }
 
-    /// What a step returned.
-    pub fn result(&self, index: usize) -> i32 {
+    /// What a step returned, if it was carried out.
+    pub fn result(&self, index: usize) -> Option<i32> {
         self.shared().results[index]
     }
 
@@ -178,6 +203,9 @@ impl Board {
     /// The first turn from `turn` on at which there is something to do.
     fn next(&self, mut turn: u32) -> u32 {
         let shared = self.shared();
+        if shared.bare {
+            return if turn < shared.count { turn } else { STOP };
+        }
         while let Some(step) = self.step(turn as usize) {
             if !shared.model.skips(&step) {
                 return turn;

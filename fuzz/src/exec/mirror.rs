@@ -200,6 +200,34 @@ impl Process<'_> {
         }
     }
 
+    /// The same command, if the driver survives it; what it returns does not matter.
+    pub(super) fn bare_device(&mut self, mirror: Mirror, what: Device, at: Addr, len: Len) {
+        let pages = len.pages().min(PAGES - at.page());
+        let Ok(file) = self.mirrors.file(mirror) else {
+            return;
+        };
+        let (number, fail) = match what {
+            Device::ToDev => (TO_DEV, false),
+            Device::ToDevFail => (TO_DEV, true),
+            Device::ToSys => (TO_SYS, false),
+            Device::ToSysFail => (TO_SYS, true),
+            Device::Snapshot => (SNAPSHOT, false),
+            Device::Read => (READ, false),
+            Device::Write => (WRITE, false),
+            Device::Exclusive => (EXCLUSIVE, false),
+        };
+        if matches!(number, READ | WRITE | EXCLUSIVE) && has_local(file, at, pages) {
+            return;
+        }
+        if fail {
+            set_flags(file, FAIL_ALLOC);
+        }
+        request(file, number, at, pages, &mut vec![0; pages * PAGE]);
+        if fail {
+            set_flags(file, NO_FAIL);
+        }
+    }
+
     fn device_load(
         &mut self,
         mirror: Mirror,

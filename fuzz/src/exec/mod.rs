@@ -8,6 +8,7 @@
 
 mod access;
 mod accounts;
+mod bare;
 mod baseline;
 mod board;
 mod check;
@@ -16,6 +17,7 @@ mod hold;
 mod huge;
 mod klog;
 mod mirror;
+mod phases;
 mod process;
 mod session;
 mod sys;
@@ -24,6 +26,7 @@ mod violation;
 mod worker;
 
 pub use board::Stats;
+pub use phases::{Phase, Phases};
 pub use session::{Session, SessionError};
 pub use sys::advice_number;
 pub use violation::{Oracle, Violation};

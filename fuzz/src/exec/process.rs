@@ -4,12 +4,13 @@
 use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::board::{Board, STOP};
 use super::check;
 use super::hold::{self, Pin};
 use super::mirror::Mirrors;
+use super::phases::Phase;
 use super::sys;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
@@ -67,11 +68,11 @@ impl Facts for Asked {
     }
 }
 
-/// Runs a process of the program to its end. Never returns.
-pub fn run(setup: &Setup, me: usize) -> ! {
+/// Runs the first process of the program, forked at `forked`, to its end. Never returns.
+pub fn run(setup: &Setup, mut forked: Instant) -> ! {
     let mut process = Process {
         setup,
-        me,
+        me: 0,
         pagemap: None,
         tracker: None,
         mirrors: Mirrors::default(),
@@ -81,6 +82,7 @@ pub fn run(setup: &Setup, me: usize) -> ! {
         inject: None,
     };
     process.attach();
+    setup.board.spent(Phase::Start, &mut forked);
     process.turns();
     sys::exit(0)
 }
@@ -93,6 +95,9 @@ impl Process<'_> {
     /// Traces this process, if the kernel can. Where it cannot, coverage is
     /// poorer and nothing else changes.
     fn attach(&mut self) {
+        if self.board().is_bare() {
+            return;
+        }
         let kcov = self.setup.kcov.get(self.me);
         self.trace = kcov.and_then(|kcov| kcov.trace().ok());
     }
@@ -108,6 +113,10 @@ impl Process<'_> {
                 continue;
             }
             let done = match self.board().step(turn as usize) {
+                Some(step) if self.board().is_bare() => {
+                    self.bare(&step);
+                    Ok(())
+                }
                 Some(step) => self.step(turn as usize, &step),
                 None => self.last_check().and_then(|()| self.leave()),
             };
@@ -119,14 +128,16 @@ impl Process<'_> {
     }
 
     /// Leaves the program; the worker passes the turn on when all memory is gone.
-    fn leave(&self) -> ! {
+    pub(super) fn leave(&self) -> ! {
         self.board().set_leaving(self.me as i32);
         sys::exit(0)
     }
 
     fn step(&mut self, index: usize, step: &Step) -> Result<(), Box<Violation>> {
         let broken = |(oracle, what, detail)| violation(index, step, oracle, what, detail);
+        let mut clock = Instant::now();
         let huge = self.huge_before(step);
+        self.board().spent(Phase::Huge, &mut clock);
         self.relieved.set(false);
         if let Some(trace) = &self.trace {
             trace.reset();
@@ -140,6 +151,7 @@ impl Process<'_> {
         let result = self.perform(step);
         hold::disarm(armed);
         let traced = self.trace.as_ref().map_or(0, Trace::length);
+        self.board().spent(Phase::Call, &mut clock);
         let result = result.map_err(broken)?;
         let stats = self.board().stats();
         stats.calls += 1;
@@ -168,25 +180,33 @@ impl Process<'_> {
                 );
                 violation(index, step, Oracle::Errno, &what, String::new())
             })?;
+        self.board().spent(Phase::Model, &mut clock);
         if result == 0 {
             self.huge_after(&huge).map_err(broken)?;
         }
+        self.board().spent(Phase::Huge, &mut clock);
         if let Some(trace) = &self.trace {
             trace.cut(traced);
         }
         self.collect();
-        self.check(touched, step).map_err(broken)
+        self.board().spent(Phase::Cover, &mut clock);
+        let checked = self.check(touched, step).map_err(broken);
+        self.board().spent(Phase::Check, &mut clock);
+        checked
     }
 
     fn last_check(&mut self) -> Result<(), Box<Violation>> {
-        self.check_all().map_err(|(oracle, what, detail)| {
+        let mut clock = Instant::now();
+        let checked = self.check_all().map_err(|(oracle, what, detail)| {
             Box::new(Violation {
                 oracle,
                 step: None,
                 title: format!("{what} at the end"),
                 detail,
             })
-        })
+        });
+        self.board().spent(Phase::End, &mut clock);
+        checked
     }
 
     fn collect(&self) {
@@ -206,7 +226,7 @@ impl Process<'_> {
     }
 
     /// Carries out a step: 0 or an errno; or a load or store went wrong.
-    fn perform(&mut self, step: &Step) -> Result<i32, check::Broken> {
+    pub(super) fn perform(&mut self, step: &Step) -> Result<i32, check::Broken> {
         Ok(match step.op {
             Op::Mmap {
                 at,

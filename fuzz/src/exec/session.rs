@@ -3,20 +3,21 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::baseline::Baseline;
 use super::board::{Board, Stats};
 use super::check::Features;
 use super::cover::Cover;
 use super::klog::KernelLog;
+use super::phases::Phase;
 use super::process::Setup;
 use super::violation::{Oracle, Violation};
 use super::worker;
 use crate::kcov::{self, Kcov};
 use crate::model::FILE_PAGES;
 use crate::model::page::{WORDS, file_stamp, word};
-use crate::program::{PAGE, PROCESSES, Program};
+use crate::program::{Op, PAGE, PROCESSES, Program};
 
 /// No answer of the worker for this long: the kernel does not let it go on.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -24,6 +25,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 /// Requests to the worker: run the program, and compare counters afterwards or not.
 const RUN: u8 = 1;
 const RUN_AND_COMPARE: u8 = 2;
+/// Run the program only: nothing of the machine is looked at afterwards.
+const RUN_BARE: u8 = 3;
 /// Programs that run before counters are compared, in a row of programs.
 const COMPARE_EACH: usize = 16;
 
@@ -154,9 +157,33 @@ impl Session {
         Ok(None)
     }
 
+    /// Runs the system calls and accesses of a program and nothing else: no model,
+    /// no coverage, no checks. Each step runs; see `carried_out`. For measuring.
+    pub fn run_bare(&mut self, program: &Program) -> Result<(), SessionError> {
+        self.board.load_bare(program);
+        self.ask(RUN_BARE).map(drop)
+    }
+
+    /// The steps of a program that its last run carried out, as opposed to those
+    /// that did not suit the state that they met; without those that only check.
+    pub fn carried_out(&self, program: &Program) -> Program {
+        let steps = program.steps.iter().enumerate();
+        let done = steps.filter(|(index, step)| match self.board.result(*index) {
+            None => false,
+            Some(errno) => !step.op.is_left_out(errno) && step.op != Op::Verify {},
+        });
+        Program {
+            steps: done.map(|(_, step)| *step).collect(),
+        }
+    }
+
     fn request(&mut self, program: &Program, what: u8) -> Result<Option<Violation>, SessionError> {
         self.board.cover().clear();
         self.board.load(program);
+        self.ask(what)
+    }
+
+    fn ask(&mut self, what: u8) -> Result<Option<Violation>, SessionError> {
         let asked = self.worker.write_all(&[what]);
         let answered = asked.and_then(|()| self.worker.read_exact(&mut [0]));
         match (self.board.violation(), answered) {
@@ -177,10 +204,11 @@ impl Session {
         *self.board.stats()
     }
 
-    /// What each step of the last program returned: 0 or an errno.
+    /// What each step of the last program returned: 0 or an errno; 0 for those
+    /// that were not carried out.
     pub fn results(&self) -> Vec<i32> {
         (0..self.board.count())
-            .map(|index| self.board.result(index))
+            .map(|index| self.board.result(index).unwrap_or(0))
             .collect()
     }
 }
@@ -243,7 +271,15 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     let mut baseline = Baseline::take();
     let mut request = [0];
     while ready.is_ok() && requests.read_exact(&mut request).is_ok() {
+        let mut clock = Instant::now();
         worker::run_program(setup);
+        if request == [RUN_BARE] {
+            if requests.write_all(&[1]).is_err() {
+                break;
+            }
+            continue;
+        }
+        setup.board.spent(Phase::Program, &mut clock);
         programs += 1;
         if programs.is_multiple_of(RELEASE_EACH) {
             super::mirror::release_devices();
@@ -255,6 +291,7 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         } else {
             None
         };
+        setup.board.spent(Phase::System, &mut clock);
         if let Some(violation) = found {
             setup.board.report(&violation);
         }

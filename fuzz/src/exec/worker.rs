@@ -24,11 +24,12 @@ const KILL_LIMIT: Duration = Duration::from_secs(20);
 /// Runs the loaded program to its end: all its processes are gone afterwards.
 pub fn run_program(setup: &Setup) {
     let board = &setup.board;
+    let forked = Instant::now();
     // SAFETY: plain fork of a process with one thread.
     match unsafe { libc::fork() } {
         0 => {
             board.set_pid(0, std::process::id() as i32);
-            process::run(setup, 0)
+            process::run(setup, forked)
         }
         pid if pid > 0 => board.set_pid(0, pid),
         _ => {

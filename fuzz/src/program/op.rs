@@ -142,6 +142,11 @@ ops! {
 }
 
 impl Op {
+    /// Whether the executor says by this errno that it did not do it.
+    pub fn is_left_out(&self, errno: i32) -> bool {
+        matches!(self, Self::Device { .. }) && errno == libc::EAGAIN
+    }
+
     /// The range of pages that the operation works on first, if it has one.
     pub fn span(&mut self) -> Option<(&mut Addr, &mut Len)> {
         match self {
