@@ -36,6 +36,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Fuzz the kernel in virtual machines, checked against a model of huge pages
     Fuzz(FuzzArgs),
+    /// Count what programs and tests reach of the kernel: files, functions, lines
+    Cov(CovArgs),
     /// Run the program of a finding again, in fresh machines
     Repro(ReproArgs),
     /// Make the reports of a results folder again from its events
@@ -349,6 +351,51 @@ impl ReproArgs {
     pub fn as_fuzz(&self) -> FuzzArgs {
         FuzzArgs {
             target: self.target,
+            time: Duration::ZERO,
+            seed: 0,
+            check: None,
+            output: None,
+            kernel: self.kernel.clone(),
+            guest: self.guest.clone(),
+            verbose: false,
+        }
+    }
+}
+
+/// `hugeprobe cov`.
+#[derive(Args, Clone, Debug)]
+pub struct CovArgs {
+    /// Run the programs of this folder, such as a campaign's corpus; may be given again
+    #[arg(long, value_name = "DIR")]
+    pub corpus: Vec<PathBuf>,
+    /// The fuzz target whose programs they are
+    #[arg(long, value_enum, value_name = "TARGET", default_value = "mm")]
+    pub fuzz_target: FuzzTarget,
+    /// Run all tests; naming a target or --tests runs those
+    #[arg(long)]
+    pub selftests: bool,
+    #[command(flatten)]
+    pub select: SelectArgs,
+    /// Add the addresses of this file, such as the pcs.txt of another run; may be given again
+    #[arg(long, value_name = "FILE")]
+    pub pcs: Vec<PathBuf>,
+    /// Tell what differs from that run: its folder or cov.json
+    #[arg(long, value_name = "DIR")]
+    pub compare: Option<PathBuf>,
+    /// Folder of the reports [default: results/cov]
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub kernel: KernelArgs,
+    #[command(flatten)]
+    pub guest: GuestArgs,
+}
+
+impl CovArgs {
+    /// The same wishes for kernel and guest, as the fuzzer's.
+    pub fn as_fuzz(&self) -> FuzzArgs {
+        FuzzArgs {
+            target: self.fuzz_target,
             time: Duration::ZERO,
             seed: 0,
             check: None,

@@ -4,6 +4,7 @@
 mod bench;
 mod cli;
 mod commands;
+mod cov;
 mod exit;
 mod fuzz;
 mod kernel;
@@ -55,6 +56,7 @@ fn dispatch(command: Command) -> Outcome {
         Command::List(args) => commands::list::run(&args),
         Command::Run(args) | Command::Bisect(args) => commands::run::run(&args),
         Command::Bench(args) => commands::bench::run(&args),
+        Command::Cov(args) => commands::cov::run(&args),
         Command::Fuzz(args) => commands::fuzz::run(&args),
         Command::Repro(args) => commands::fuzz::repro(&args),
         Command::Report(args) => commands::report::run(&args),

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::outcome;
+use crate::{coverage, outcome};
 
 /// How long a child may take for one step of a hand-shake, or to end.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -193,6 +193,7 @@ fn install_hook() {
 
 /// The child's life after fork: never returns into the parent's code.
 fn run(body: impl FnOnce(&Line), line: &Line, mut message: UnixStream) -> ! {
+    coverage::trace();
     IN_CHILD.store(true, Ordering::Relaxed);
     let code = match catch_unwind(AssertUnwindSafe(|| body(line))) {
         Ok(()) => 0,

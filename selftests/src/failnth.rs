@@ -10,6 +10,8 @@ use crate::settings::Setting;
 use crate::skip;
 
 const DEBUGFS: &str = "/sys/kernel/debug";
+/// Of the thread that opens it.
+const FILE: &str = "/proc/thread-self/fail-nth";
 
 /// More allocations than the end of a process makes.
 const PLENTY: u32 = 1_000_000;
@@ -51,15 +53,27 @@ impl Injection {
     }
 
     fn with(settings: Vec<Setting>) -> Self {
-        let path = "/proc/thread-self/fail-nth";
         let file = OpenOptions::new()
             .read(true)
             .write(true)
-            .open(path)
-            .unwrap_or_else(|error| skip!("{path}: {error} (CONFIG_FAULT_INJECTION)"));
+            .open(FILE)
+            .unwrap_or_else(|error| skip!("{FILE}: {error} (CONFIG_FAULT_INJECTION)"));
         Self {
             _settings: settings,
             file,
+        }
+    }
+
+    /// The same for the calling thread, for instance a child's only one.
+    ///
+    /// # Panics
+    /// When its file cannot be opened.
+    #[track_caller]
+    pub fn here(&self) -> Self {
+        let file = OpenOptions::new().read(true).write(true).open(FILE);
+        Self {
+            _settings: Vec::new(),
+            file: file.unwrap_or_else(|error| panic!("{FILE}: {error}")),
         }
     }
 
@@ -126,8 +140,7 @@ impl Injection {
     /// # Panics
     /// When the kernel does not take the number.
     pub fn arm_until_exit(&self) {
-        std::fs::write("/proc/thread-self/fail-nth", PLENTY.to_string())
-            .expect("fail-nth takes a number");
+        std::fs::write(FILE, PLENTY.to_string()).expect("fail-nth takes a number");
     }
 
     /// How many allocations an ended, not yet reaped process has made since

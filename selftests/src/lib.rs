@@ -9,6 +9,7 @@ pub mod child;
 pub mod collapse;
 pub mod collapse_model;
 pub mod counters;
+pub mod coverage;
 pub mod dax;
 pub mod failnth;
 pub mod filesystem;

@@ -30,6 +30,10 @@ pub struct Setup {
     /// Environment variables for tests, added to the guest's few.
     #[serde(default)]
     pub env: Vec<(String, String)>,
+    /// File, on one of the shares, that the kernel call sites reached by tests
+    /// are appended to. Needs a kernel with KCOV.
+    #[serde(default)]
+    pub coverage: Option<PathBuf>,
 }
 
 /// A kernel module and its parameters.

@@ -5,6 +5,7 @@
 //! failed.
 
 use std::collections::BTreeSet;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -100,7 +101,7 @@ struct How {
     /// Say nothing of programs that are all right
     #[arg(long)]
     quiet: bool,
-    /// Write the addresses of all kernel call sites reached to this file
+    /// Append the addresses of kernel call sites to this file as they are first reached
     #[arg(long, value_name = "FILE")]
     pcs: Option<PathBuf>,
     /// Run on this kernel although it is not a guest made for it
@@ -228,7 +229,9 @@ fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u
             }
             let violation = session.run(&program).map_err(|e| (e.to_string(), 75))?;
             count += 1;
-            pcs.extend(session.cover().iter().map(|(_, pc, _)| pc));
+            let reached = session.cover().iter().map(|(_, pc, _)| pc);
+            let fresh: Vec<u64> = reached.filter(|pc| pcs.insert(*pc)).collect();
+            write_pcs(how.pcs.as_deref(), &fresh)?;
             if let Some(violation) = violation {
                 violated = true;
                 show(&format!("{}\n", lines::violation(&violation, &program)));
@@ -252,7 +255,6 @@ fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u
     ));
     show(&format!("{}\n", lines::phases(&session.stats())));
     eprintln!("{count} programs in {:.1} s", start.elapsed().as_secs_f64());
-    write_pcs(how.pcs.as_deref(), &pcs)?;
     Ok(u8::from(found))
 }
 
@@ -288,9 +290,13 @@ fn compare(programs: &[(String, Program)], rounds: u32, consent: bool) -> Result
     Ok(0)
 }
 
-fn write_pcs(path: Option<&Path>, pcs: &BTreeSet<u64>) -> Result<(), Failure> {
-    let Some(path) = path else { return Ok(()) };
-    let lines: String = pcs.iter().map(|pc| format!("{pc:#x}\n")).collect();
-    std::fs::write(path, lines)
+/// Appends at once: the next program may take the machine down.
+fn write_pcs(path: Option<&Path>, fresh: &[u64]) -> Result<(), Failure> {
+    let Some(path) = path.filter(|_| !fresh.is_empty()) else {
+        return Ok(());
+    };
+    let lines: String = fresh.iter().map(|pc| format!("{pc:#x}\n")).collect();
+    let file = OpenOptions::new().append(true).create(true).open(path);
+    file.and_then(|mut file| file.write_all(lines.as_bytes()))
         .map_err(|e| (format!("failed to write {}: {e}", path.display()), 75))
 }

@@ -9,6 +9,9 @@
 pub mod plain;
 
 use std::cell::RefCell;
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use crate::avoid::Known;
@@ -52,6 +55,8 @@ struct Fuzzer {
     /// Counter of each cell of the coverage, 0 for none yet, else index + 1.
     counter_of: Vec<u32>,
     used: usize,
+    /// Where call sites are written down as they get a counter.
+    pcs: Option<File>,
 }
 
 thread_local! {
@@ -83,6 +88,10 @@ pub fn init(target: Target) {
         said: Instant::now(),
         counter_of: vec![0; crate::exec::cover::CELLS],
         used: 0,
+        pcs: std::env::var_os("HUGEPROBE_PCS").and_then(|path| {
+            let file = OpenOptions::new().append(true).create(true).open(path);
+            file.ok()
+        }),
     };
     FUZZER.with_borrow_mut(|slot| *slot = Some(fuzzer));
     // SAFETY: both tables are static and of the same number of entries.
@@ -171,17 +180,23 @@ impl Fuzzer {
         } else {
             self.once(&program)
         };
+        let mut reached = String::new();
         for (cell, pc, count) in &repeated {
             if self.counter_of[*cell] == 0
                 && fresh.binary_search(cell).is_ok()
                 && self.used < COUNTERS
             {
                 self.assign(*cell, *pc);
+                let _ = writeln!(reached, "{pc:#x}");
             }
             if let Some(index) = (self.counter_of[*cell] as usize).checked_sub(1) {
                 // SAFETY: index < COUNTERS; libFuzzer reads the table between runs only.
                 unsafe { (&raw mut COUNTS).cast::<u8>().add(index).write(*count) };
             }
+        }
+        if let Some(file) = self.pcs.as_mut().filter(|_| !reached.is_empty()) {
+            // What is lost here is missing in a report, and nowhere else.
+            let _ = file.write_all(reached.as_bytes());
         }
         if self.said.elapsed() >= Duration::from_secs(1) {
             self.said = Instant::now();

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use crate::cli::FuzzArgs;
+use crate::cov;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::fuzz::campaign::{Campaign, Outcome as Fuzzed, Say};
 use crate::fuzz::known::{self, KnownBug};
@@ -50,12 +51,23 @@ pub fn run(args: &FuzzArgs) -> Outcome {
         say: &mut say,
     };
     let fuzzed = campaign.run()?;
-    finish(&store, &fuzzed, &known)
+    finish(&store, &fuzzed, &known, &covered(&store, &lab))
 }
 
-fn finish(store: &Store, fuzzed: &Fuzzed, known: &[KnownBug]) -> Outcome {
+/// How much of the kernel the campaign has reached; empty where that cannot be told.
+fn covered(store: &Store, lab: &run::FuzzLab) -> String {
+    let pcs = store.path("pcs.txt");
+    match &lab.kernel.vmlinux {
+        Some(vmlinux) if pcs.is_file() => cov::report::line(vmlinux, &pcs)
+            .unwrap_or_else(|error| format!("no coverage: {error:#}\n")),
+        _ => String::new(),
+    }
+}
+
+fn finish(store: &Store, fuzzed: &Fuzzed, known: &[KnownBug], covered: &str) -> Outcome {
     let records = store.records()?;
     let mut summary = report::summary(&fuzzed.sample, &records, store.folder());
+    summary.push_str(covered);
     summary.push_str(&report::known(&fuzzed.known, known));
     fs_err::write(store.path("summary.md"), &summary)?;
     println!("{summary}");

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod boot;
 pub mod completions;
+pub mod cov;
 pub mod docs;
 pub mod doctor;
 pub mod fuzz;

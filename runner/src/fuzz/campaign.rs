@@ -180,7 +180,11 @@ impl Campaign<'_> {
             // Each machine continues from the corpus, not from the same dice.
             format!("-seed={}", self.seed.wrapping_add(progress.machines as u32)),
         ]);
-        let env = [("HUGEPROBE_KNOWN", known), ("HUGEPROBE_AVOID", avoid)];
+        let env = [
+            ("HUGEPROBE_KNOWN", known),
+            ("HUGEPROBE_AVOID", avoid),
+            ("HUGEPROBE_PCS", self.store.path("pcs.txt")),
+        ];
         let env = env.map(|(name, path)| (name.to_owned(), path.display().to_string()));
         Ok(Plan {
             setup,

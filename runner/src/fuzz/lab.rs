@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! Runs programs in fresh machines, to confirm and to minimise findings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use anyhow::Context;
 use fs_err as fs;
 use hugeprobe_vm::event::{Event, Fate};
 use hugeprobe_vm::machine::MachineConfig;
-use hugeprobe_vm::plan::{Command, Job, Plan, Setup};
+use hugeprobe_vm::plan::{Command, Job, Plan, Setup, Share};
 use hugeprobe_vm::session::{self, SessionConfig};
 
 use super::finding::Finding;
@@ -20,6 +20,8 @@ use super::tools::Tools;
 
 /// One batch of programs is given this long, boot included.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
+/// So much more for each program whose coverage is wanted.
+const PROGRAM_LIMIT: Duration = Duration::from_secs(10);
 /// Most variants that are tried for one program.
 const MOST_VARIANTS: usize = 400;
 
@@ -44,6 +46,8 @@ pub struct Batch {
     pub findings: Vec<(usize, Finding)>,
     /// How many programs ran to their end.
     pub finished: usize,
+    /// Times that a KCOV area was full.
+    pub overflows: u64,
 }
 
 impl Lab {
@@ -51,15 +55,41 @@ impl Lab {
     /// times, until one shows something; all of them with `to_the_end`, unless
     /// the machine dies.
     pub fn run(&self, programs: &[String], repeat: u32, to_the_end: bool) -> anyhow::Result<Batch> {
+        let mut options = vec!["--repeat".to_owned(), repeat.to_string()];
+        if to_the_end {
+            options.push("--no-stop".to_owned());
+        }
+        self.run_with(programs, options, &[], BATCH_LIMIT)
+    }
+
+    /// Runs `programs` once each in one fresh machine, and appends the kernel
+    /// call sites that they reach to `file`, which is there.
+    pub fn cover(&self, programs: &[String], file: &Path) -> anyhow::Result<Batch> {
+        let options = ["--no-stop", "--pcs"].map(str::to_owned).into_iter();
+        let share = Share {
+            tag: "hugeprobe-cov".into(),
+            path: file.parent().unwrap_or(file).to_owned(),
+        };
+        let limit = BATCH_LIMIT + PROGRAM_LIMIT * u32::try_from(programs.len()).unwrap_or(u32::MAX);
+        let options = options.chain([file.display().to_string()]).collect();
+        self.run_with(programs, options, &[share], limit)
+    }
+
+    fn run_with(
+        &self,
+        programs: &[String],
+        options: Vec<String>,
+        shares: &[Share],
+        limit: Duration,
+    ) -> anyhow::Result<Batch> {
         let files = self.write(programs)?;
         let mut argv = vec![self.tools.exec.display().to_string(), "run".to_owned()];
-        argv.extend(["--repeat".to_owned(), repeat.to_string()]);
-        if to_the_end {
-            argv.push("--no-stop".to_owned());
-        }
+        argv.extend(options);
         argv.extend(files.iter().map(|file| file.display().to_string()));
+        let mut setup = self.setup.clone();
+        setup.shares.extend_from_slice(shares);
         let plan = Plan {
-            setup: self.setup.clone(),
+            setup,
             job: Job::Exec(Command {
                 argv,
                 env: vec![("HUGEPROBE_GUEST".into(), "1".into())],
@@ -69,7 +99,7 @@ impl Lab {
         let config = SessionConfig {
             machine: self.machine.clone(),
             folder: self.scratch.clone(),
-            limit: Some(BATCH_LIMIT),
+            limit: Some(limit),
             fail_fast: false,
             patience: None,
             interrupted: Arc::clone(&self.interrupted),
@@ -131,6 +161,7 @@ fn take(batch: &mut Batch, programs: &[String], event: &Event) {
                 batch.findings.push((at, Finding::of_violation(violation)));
             }
             Line::Ran(_) => batch.finished += 1,
+            Line::Stats(counts) => batch.overflows += counts.overflows,
             _ => {}
         },
         Event::StraySplat { splat } => {

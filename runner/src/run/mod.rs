@@ -2,6 +2,7 @@
 //! One run from beginning to end: plan, kernel, virtual machines, events,
 //! reports. `run`, `bisect`, `plan cell` and the matrix all end here.
 
+pub mod cover;
 mod decode;
 mod exec;
 mod guest;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use hugeprobe_vm::event::{Stamped, TestId};
-use hugeprobe_vm::plan::{Job, Plan, PlannedTest};
+use hugeprobe_vm::plan::{Job, Plan, PlannedTest, Setup, Share};
 use hugeprobe_vm::session::{self, SessionConfig};
 
 use crate::cli::{RunArgs, SelectArgs};
@@ -48,6 +49,8 @@ pub struct Chosen<'a> {
     pub guest: &'a Path,
     /// The tests.
     pub selected: Vec<Selected<'a>>,
+    /// File that the kernel call sites reached are appended to; it is there.
+    pub coverage: Option<PathBuf>,
 }
 
 impl<'a> Chosen<'a> {
@@ -67,6 +70,7 @@ impl<'a> Chosen<'a> {
             layout,
             guest: &programs.guest,
             selected,
+            coverage: None,
         })
     }
 }
@@ -89,7 +93,7 @@ pub fn run(
     let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let needs = AllNeeds::load()?;
     let plan = |guest: &guest::Guest| Plan {
-        setup: guest.setup.clone(),
+        setup: covered(guest.setup.clone(), chosen.coverage.as_deref()),
         job: Job::Tests(planned(args, &chosen.selected, &needs)),
     };
     let guest = guest::Builder {
@@ -120,6 +124,18 @@ pub fn run(
         report,
         dir: results.dir().to_owned(),
     })
+}
+
+/// `setup` for a guest that writes what tests reach to `file`.
+fn covered(mut setup: Setup, file: Option<&Path>) -> Setup {
+    if let Some((file, folder)) = file.and_then(|file| Some((file, file.parent()?))) {
+        setup.shares.push(Share {
+            tag: "hugeprobe-cov".into(),
+            path: folder.to_owned(),
+        });
+        setup.coverage = Some(file.to_owned());
+    }
+    setup
 }
 
 /// Runs the machines, recording and showing every event.

@@ -3,6 +3,7 @@
 //! guest, does. One thread, one poll loop: it must go on when tests misbehave.
 
 mod channel;
+mod coverage;
 mod exec;
 mod initramfs;
 mod kmsg;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use nix::sys::reboot::{RebootMode, reboot};
 
 use self::channel::Channel;
+use self::coverage::Coverage;
 use self::log::Log;
 use self::programs::Programs;
 use self::settings::Settings;
@@ -41,6 +43,8 @@ struct Guest {
     log: Log,
     /// What the plan adds to the environment of tests.
     env: Vec<(String, String)>,
+    /// What the kernel does for tests, when the plan asks for it.
+    coverage: Option<Coverage>,
 }
 
 /// Runs the guest to its end; process 1 must not return.
@@ -69,6 +73,7 @@ fn work() -> Result<(), String> {
         channel: Channel::open()?,
         log: Log::open()?,
         env: Vec::new(),
+        coverage: None,
     };
     let result = guest.follow_plan();
     match &result {
@@ -90,6 +95,12 @@ impl Guest {
         let plan = read_plan()?;
         setup::prepare(&plan.setup)?;
         self.env = plan.setup.env;
+        self.coverage = plan
+            .setup
+            .coverage
+            .as_deref()
+            .map(Coverage::open)
+            .transpose()?;
         self.report_stray();
         match plan.job {
             Job::Tests(tests) => {

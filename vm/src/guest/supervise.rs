@@ -16,7 +16,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::lines::LineBuffer;
-use super::{Guest, sys};
+use super::{Guest, coverage, sys};
 use crate::event::Stream;
 
 /// How long orphans of a finished process may take to end by themselves. A
@@ -84,6 +84,10 @@ pub fn run(
         }
         if timed_out {
             break;
+        }
+        if let Some(coverage) = &mut guest.coverage {
+            coverage.drain();
+            wait = wait.min(coverage::PERIOD);
         }
         running.wait(guest, wait);
         running.read_all(guest, on_line);

@@ -54,6 +54,7 @@ impl Guest {
         let mut words = Words::new(&test.raw_name);
         let outcome = self.run_program(test, program, &mut words);
         let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.write_coverage(&name);
         let kernel = self.end_mark(&name, taint);
         if !kernel.splats.is_empty() {
             log::rearm_warnings();
@@ -91,6 +92,9 @@ impl Guest {
             .env_clear()
             .envs(super::environment())
             .envs(self.env.iter().cloned());
+        if let Some(coverage) = &self.coverage {
+            coverage.attach(&mut command);
+        }
         let limit = Duration::from_secs(test.timeout_s.into());
         let mut room = OUTPUT_LIMIT;
         supervise::run(
@@ -102,6 +106,18 @@ impl Guest {
                 guest.test_output(stream, line, &mut room);
             },
         )
+    }
+
+    /// Writes down what the test reached; one that cannot be is told in its output.
+    fn write_coverage(&mut self, name: &str) {
+        let Some(coverage) = &mut self.coverage else {
+            return;
+        };
+        if let Err(error) = coverage.test_ends(name) {
+            let line = format!("hugeprobe: coverage cannot be written: {error}");
+            let stream = Stream::Stderr;
+            self.channel.send(&Event::TestOutput { stream, line });
+        }
     }
 
     fn test_output(&mut self, stream: Stream, line: String, room: &mut usize) {
