@@ -8,14 +8,20 @@
 
 mod advice;
 mod apply;
+pub mod content;
 mod device;
+pub mod history;
 mod hold;
 pub mod huge;
 mod memory;
+pub mod outcome;
 pub mod page;
 mod process;
+pub mod race;
 mod track;
 
+#[cfg(test)]
+mod race_tests;
 #[cfg(test)]
 mod tests;
 
