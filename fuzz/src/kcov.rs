@@ -65,6 +65,9 @@ impl Kcov {
 /// The buffer of a thread that is traced, mapped until the process ends.
 pub struct Trace(*mut u64);
 
+// SAFETY: the mapping belongs to the process; only one thread uses the buffer.
+unsafe impl Send for Trace {}
+
 impl Trace {
     /// Forgets what was recorded.
     pub fn reset(&self) {
@@ -83,6 +86,13 @@ impl Trace {
     pub fn cut(&self, length: u64) {
         // SAFETY: as in `reset`.
         unsafe { self.0.write_volatile(length) };
+    }
+
+    /// Unmaps the buffer; the thread ends before the descriptor is used again.
+    pub fn unmap(&self) {
+        // SAFETY: the mapping of `Kcov::trace`; the kernel writes to its pages by
+        // a mapping of its own, and this one is not used any more.
+        unsafe { libc::munmap(self.0.cast(), WORDS * 8) };
     }
 
     /// Whether it is time to collect, before the buffer is full.

@@ -13,10 +13,30 @@ use super::cover::Cover;
 use super::phases::{Phase, Phases};
 use super::violation::{Oracle, Violation};
 use crate::model::Model;
-use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step};
+use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step, race};
 
 /// The turn after which everybody stops.
 pub const STOP: u32 = u32::MAX;
+/// In a turn: the racing block that begins at that step runs.
+const RUN: u32 = 1 << 30;
+/// In a turn: a process looks at what that block has left.
+const LOOK: u32 = 1 << 29;
+const LOOKS: u32 = 16;
+
+/// What a turn is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// One process carries out one step.
+    Step(usize),
+    /// The first process plans the racing block that begins there.
+    Plan(usize),
+    /// All threads of the block run.
+    Run(usize),
+    /// A process looks at what the block has left.
+    Look(usize),
+    /// A process is checked as a whole.
+    Check(usize),
+}
 const HUGE: usize = crate::program::PAGE * crate::program::SLOT_PAGES;
 const REPORT_BYTES: usize = 16 << 10;
 
@@ -53,6 +73,13 @@ struct Shared {
 /// A handle on the shared state; processes made by fork share it.
 #[derive(Clone, Copy)]
 pub struct Board(NonNull<Shared>);
+
+// SAFETY: only the process that has the turn uses what is behind it; threads of
+// a racing block use the turn and the pids, which are atomic, the steps, which
+// do not change, and the coverage under the lock of the rally.
+unsafe impl Send for Board {}
+// SAFETY: as above.
+unsafe impl Sync for Board {}
 
 impl Board {
     /// Makes the shared state; it lasts as long as a process that has it.
@@ -188,16 +215,61 @@ impl Board {
     /// Where the program is: a step's index; `count() + p` while process `p`
     /// is checked as a whole; `STOP`.
     pub fn turn(&self) -> u32 {
-        self.shared().turn.load(Ordering::SeqCst)
+        self.shared_turn().load(Ordering::SeqCst)
     }
 
-    /// The process that has turn `turn`.
-    pub fn owner(&self, turn: u32) -> usize {
-        let count = self.count();
-        match self.step(turn as usize) {
-            Some(step) => step.process.index(),
-            None => (turn as usize).saturating_sub(count),
+    /// What a turn is for; not for `STOP`.
+    pub fn duty(&self, turn: u32) -> Duty {
+        let index = (turn & 0xffff) as usize;
+        if turn & RUN != 0 {
+            Duty::Run(index)
+        } else if turn & LOOK != 0 {
+            Duty::Look(index)
+        } else {
+            match self.step(index) {
+                Some(step) if step.race.is_some() && !self.is_bare() => Duty::Plan(index),
+                Some(_) => Duty::Step(index),
+                None => Duty::Check(index.saturating_sub(self.count())),
+            }
         }
+    }
+
+    /// The process that has turn `turn`; in a block that runs, the first.
+    pub fn owner(&self, turn: u32) -> usize {
+        match self.duty(turn) {
+            Duty::Step(index) => self.step(index).map_or(0, |step| step.process.index()),
+            Duty::Plan(_) | Duty::Run(_) => 0,
+            Duty::Look(_) => (turn >> LOOKS & 0xf) as usize,
+            Duty::Check(process) => process,
+        }
+    }
+
+    /// Step behind the racing block that begins at `first`.
+    pub fn block_end(&self, first: usize) -> usize {
+        let block = race::block_at(&|index| self.step(index), first);
+        block.map_or(first + 1, |block| block.end)
+    }
+
+    /// Lets the planned block that begins at `first` run.
+    pub fn begin_run(&self, first: usize) {
+        self.set_turn(RUN | first as u32);
+    }
+
+    /// The block that ran in this turn is over; the first process looks first.
+    pub fn end_run(&self, turn: u32) {
+        let word = self.shared_turn();
+        let look = LOOK | turn & 0xffff;
+        if word
+            .compare_exchange(turn, look, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
+        {
+            wake(word);
+        }
+    }
+
+    fn shared_turn(&self) -> &AtomicU32 {
+        // SAFETY: the mapping lives as long as the process; the turn is atomic.
+        unsafe { &(*self.0.as_ptr()).turn }
     }
 
     /// The first turn from `turn` on at which there is something to do.
@@ -207,7 +279,7 @@ impl Board {
             return if turn < shared.count { turn } else { STOP };
         }
         while let Some(step) = self.step(turn as usize) {
-            if !shared.model.skips(&step) {
+            if step.race.is_some() || !shared.model.skips(&step) {
                 return turn;
             }
             turn += 1;
@@ -221,7 +293,18 @@ impl Board {
 
     /// Passes the turn on from `turn`.
     pub fn pass(&self, turn: u32) {
-        self.set_turn(self.next(turn + 1));
+        let next = match self.duty(turn) {
+            Duty::Plan(first) | Duty::Run(first) => self.next(self.block_end(first) as u32),
+            Duty::Look(first) => {
+                let mut others = self.owner(turn) + 1..PROCESSES;
+                match others.find(|process| self.shared().model.alive(*process)) {
+                    Some(process) => LOOK | (process as u32) << LOOKS | first as u32,
+                    None => self.next(self.block_end(first) as u32),
+                }
+            }
+            Duty::Step(_) | Duty::Check(_) => self.next(turn + 1),
+        };
+        self.set_turn(next);
     }
 
     /// Ends the program for all.
@@ -232,8 +315,7 @@ impl Board {
     fn set_turn(&self, turn: u32) {
         let word = &self.shared().turn;
         word.store(turn, Ordering::SeqCst);
-        // SAFETY: wakes waiters on a word that lives as long as the process.
-        unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        wake(word);
     }
 
     /// Waits while the turn is `turn`, for at most `limit`.
@@ -298,4 +380,10 @@ impl Board {
         let bytes = &shared.report[..shared.report_bytes as usize];
         (!bytes.is_empty()).then(|| Violation::parse(&String::from_utf8_lossy(bytes)))
     }
+}
+
+/// Wakes all that wait for the turn.
+fn wake(word: &AtomicU32) {
+    // SAFETY: wakes waiters on a word that lives as long as the process.
+    unsafe { libc::syscall(libc::SYS_futex, word.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
 }

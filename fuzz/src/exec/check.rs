@@ -30,7 +30,7 @@ pub struct Features {
 }
 
 /// Bits of a page map entry (Documentation/admin-guide/mm/pagemap.rst).
-mod bit {
+pub(super) mod bit {
     pub const SOFT_DIRTY: u64 = 1 << 55;
     pub const UFFD_WP: u64 = 1 << 57;
     pub const GUARD: u64 = 1 << 58;

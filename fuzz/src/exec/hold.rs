@@ -32,40 +32,23 @@ impl Process<'_> {
     /// Pins a range, instead of what was pinned before.
     pub(super) fn pin(&mut self, at: Addr, len: Len) -> i32 {
         self.unpin();
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/sys/kernel/debug/gup_test");
-        let Ok(file) = file else { return libc::ENODEV };
-        let pages = len.pages().min(MAX_PINNED).min(PAGES - at.page());
-        let mut argument = [
-            sys::address(at.page()) as u64,
-            (pages * PAGE) as u64,
-            PIN_WRITE,
-        ];
-        // SAFETY: the argument has the size in the request.
-        if unsafe { libc::ioctl(file.as_raw_fd(), PIN_START, argument.as_mut_ptr()) } != 0 {
-            return sys::errno();
+        match start_pin(at, len) {
+            Ok((file, pages)) => {
+                self.pin = Some(Pin {
+                    file,
+                    first: at.page(),
+                    pages,
+                });
+                0
+            }
+            Err(errno) => errno,
         }
-        self.pin = Some(Pin {
-            file,
-            first: at.page(),
-            pages,
-        });
-        0
     }
 
     /// Gives the pin up.
     pub(super) fn unpin(&mut self) -> i32 {
-        let Some(pin) = self.pin.take() else {
-            return libc::EINVAL;
-        };
-        // SAFETY: the request takes no argument.
-        if unsafe { libc::ioctl(pin.file.as_raw_fd(), PIN_STOP, 0) } == 0 {
-            0
-        } else {
-            sys::errno()
-        }
+        let pin = self.pin.take();
+        pin.map_or(libc::EINVAL, |pin| stop_pin(&pin.file))
     }
 
     /// What the pin holds must be what the process sees, where the page was not
@@ -102,16 +85,8 @@ impl Process<'_> {
         if self.open_pagemap().is_err() {
             return libc::EINVAL;
         }
-        let Some(file) = &self.pagemap else {
-            return libc::EINVAL;
-        };
-        let start = sys::address(at.page()) as u64;
-        let end = start + (len.pages().min(PAGES - at.page()) * PAGE) as u64;
-        let flags = SCAN_WP | SCAN_CHECK_ASYNC;
-        let mut argument = [96, flags, start, end, 0, 0, 0, 0, 0, 0, 0, 0];
-        // SAFETY: the argument has the size in the request and wants no regions.
-        let found = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, argument.as_mut_ptr()) };
-        if found >= 0 { 0 } else { sys::errno() }
+        let file = self.pagemap.as_ref();
+        file.map_or(libc::EINVAL, |file| scan_protect(file, at, len))
     }
 
     /// Arms the failure of one allocation of the next system call.
@@ -126,6 +101,47 @@ impl Process<'_> {
     }
 }
 
+/// PAGEMAP_SCAN of a range through an open page map. Returns 0 or an errno.
+pub fn scan_protect(file: &File, at: Addr, len: Len) -> i32 {
+    let start = sys::address(at.page()) as u64;
+    let end = start + (len.pages().min(PAGES - at.page()) * PAGE) as u64;
+    let flags = SCAN_WP | SCAN_CHECK_ASYNC;
+    let mut argument = [96, flags, start, end, 0, 0, 0, 0, 0, 0, 0, 0];
+    // SAFETY: the argument has the size in the request and wants no regions.
+    let found = unsafe { libc::ioctl(file.as_raw_fd(), PAGEMAP_SCAN, argument.as_mut_ptr()) };
+    if found >= 0 { 0 } else { sys::errno() }
+}
+
+/// Pins a range; the file that holds the pin and how many pages it has, or an errno.
+pub fn start_pin(at: Addr, len: Len) -> Result<(File, usize), i32> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/sys/kernel/debug/gup_test");
+    let file = file.map_err(|_| libc::ENODEV)?;
+    let pages = len.pages().min(MAX_PINNED).min(PAGES - at.page());
+    let mut argument = [
+        sys::address(at.page()) as u64,
+        (pages * PAGE) as u64,
+        PIN_WRITE,
+    ];
+    // SAFETY: the argument has the size in the request.
+    if unsafe { libc::ioctl(file.as_raw_fd(), PIN_START, argument.as_mut_ptr()) } != 0 {
+        return Err(sys::errno());
+    }
+    Ok((file, pages))
+}
+
+/// Gives a pin up. Returns 0 or an errno.
+pub fn stop_pin(file: &File) -> i32 {
+    // SAFETY: the request takes no argument.
+    if unsafe { libc::ioctl(file.as_raw_fd(), PIN_STOP, 0) } == 0 {
+        0
+    } else {
+        sys::errno()
+    }
+}
+
 /// Ends what `Process::arm` began.
 pub fn disarm(armed: Option<File>) {
     if let Some(mut file) = armed {
@@ -134,9 +150,33 @@ pub fn disarm(armed: Option<File>) {
     }
 }
 
+/// The arrays of `move_pages`.
+pub struct Scratch {
+    addresses: Vec<usize>,
+    nodes: Vec<i32>,
+    status: Vec<i32>,
+}
+
+impl Scratch {
+    /// For so many pages.
+    pub fn new(pages: usize) -> Self {
+        Self {
+            addresses: vec![0; pages],
+            nodes: vec![0; pages],
+            status: vec![0; pages],
+        }
+    }
+}
+
 /// Moves the pages of a range to a node: by `mbind`, which also binds what
 /// comes later, or by `move_pages`.
 pub fn place(at: Addr, len: Len, node: Node) -> i32 {
+    let pages = len.pages().min(PAGES - at.page());
+    place_with(at, len, node, &mut Scratch::new(pages))
+}
+
+/// The same with arrays that are large enough; allocates nothing.
+pub fn place_with(at: Addr, len: Len, node: Node, scratch: &mut Scratch) -> i32 {
     const MPOL_BIND: usize = 2;
     const MPOL_PREFERRED: usize = 1;
     const MPOL_MF_MOVE: usize = 2;
@@ -168,18 +208,19 @@ pub fn place(at: Addr, len: Len, node: Node) -> i32 {
             )
         }
     } else {
-        let addresses: Vec<usize> = (0..pages).map(|i| start + i * PAGE).collect();
-        let nodes = vec![number; pages];
-        let mut status = vec![0i32; pages];
+        for (i, address) in scratch.addresses[..pages].iter_mut().enumerate() {
+            *address = start + i * PAGE;
+        }
+        scratch.nodes[..pages].fill(number);
         // SAFETY: three arrays of `pages` entries.
         unsafe {
             libc::syscall(
                 libc::SYS_move_pages,
                 0,
                 pages,
-                addresses.as_ptr(),
-                nodes.as_ptr(),
-                status.as_mut_ptr(),
+                scratch.addresses.as_ptr(),
+                scratch.nodes.as_ptr(),
+                scratch.status.as_mut_ptr(),
                 MPOL_MF_MOVE,
             )
         }

@@ -61,8 +61,13 @@ impl Mirrors {
         }
     }
 
+    /// The files that are open.
+    pub fn files(&self) -> [Option<&File>; 2] {
+        [self.0[0].as_ref(), self.0[1].as_ref()]
+    }
+
     /// The file of a device, opened at its first use.
-    fn file(&mut self, mirror: Mirror) -> Result<&File, i32> {
+    pub fn file(&mut self, mirror: Mirror) -> Result<&File, i32> {
         let index = usize::from(mirror == Mirror::B);
         if self.0[index].is_none() {
             let path = format!("/dev/hmm_dmirror{index}");
@@ -124,6 +129,27 @@ pub fn release_devices() {
             );
         }
     }
+}
+
+/// A command of a device in a racing block: moves and snapshots only, whose
+/// answers are not looked at, since they may be old. `buffer` is large enough.
+pub fn race(file: &File, what: Device, at: Addr, pages: usize, buffer: &mut [u8]) -> i32 {
+    let (number, fail) = match what {
+        Device::ToDev => (TO_DEV, false),
+        Device::ToDevFail => (TO_DEV, true),
+        Device::ToSys => (TO_SYS, false),
+        Device::ToSysFail => (TO_SYS, true),
+        Device::Snapshot => (SNAPSHOT, false),
+        Device::Read | Device::Write | Device::Exclusive => return libc::EAGAIN,
+    };
+    if fail {
+        set_flags(file, FAIL_ALLOC);
+    }
+    let result = request(file, number, at, pages, buffer);
+    if fail {
+        set_flags(file, NO_FAIL);
+    }
+    result
 }
 
 impl Process<'_> {

@@ -6,11 +6,12 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use super::board::{Board, STOP};
+use super::board::{Board, Duty, STOP};
 use super::check;
 use super::hold::{self, Pin};
 use super::mirror::Mirrors;
 use super::phases::Phase;
+use super::rally::Rally;
 use super::sys;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
@@ -25,8 +26,12 @@ pub struct Setup {
     pub board: Board,
     /// The stamped file.
     pub file: i32,
+    /// The shared state of racing blocks.
+    pub rally: Rally,
     /// One for each process, if the kernel has KCOV.
     pub kcov: Vec<Kcov>,
+    /// One for each thread of a racing block, if the kernel has KCOV.
+    pub lane_kcov: Vec<Kcov>,
     /// Nobody else uses the machine, so its counters are ours.
     pub alone: bool,
     /// What the kernel can tell.
@@ -38,7 +43,7 @@ pub struct Process<'a> {
     pub(super) setup: &'a Setup,
     pub(super) me: usize,
     pub(super) pagemap: Option<std::fs::File>,
-    tracker: Option<Tracker>,
+    pub(super) tracker: Option<Tracker>,
     pub(super) mirrors: Mirrors,
     pub(super) pin: Option<Pin>,
     trace: Option<Trace>,
@@ -46,6 +51,8 @@ pub struct Process<'a> {
     pub(super) relieved: Cell<bool>,
     /// Which allocation of the next operation fails.
     pub(super) inject: Option<u8>,
+    /// The areas after a racing block, where one thread alone changed them.
+    pub(super) areas: Option<Box<Model>>,
 }
 
 /// Facts by asking the kernel.
@@ -70,17 +77,7 @@ impl Facts for Asked {
 
 /// Runs the first process of the program, forked at `forked`, to its end. Never returns.
 pub fn run(setup: &Setup, mut forked: Instant) -> ! {
-    let mut process = Process {
-        setup,
-        me: 0,
-        pagemap: None,
-        tracker: None,
-        mirrors: Mirrors::default(),
-        pin: None,
-        trace: None,
-        relieved: Cell::new(false),
-        inject: None,
-    };
+    let mut process = Process::new(setup, 0);
     process.attach();
     setup.board.spent(Phase::Start, &mut forked);
     process.turns();
@@ -88,7 +85,31 @@ pub fn run(setup: &Setup, mut forked: Instant) -> ! {
 }
 
 impl Process<'_> {
-    fn board(&self) -> &Board {
+    fn new(setup: &Setup, me: usize) -> Process<'_> {
+        Process {
+            setup,
+            me,
+            pagemap: None,
+            tracker: None,
+            mirrors: Mirrors::default(),
+            pin: None,
+            trace: None,
+            relieved: Cell::new(false),
+            inject: None,
+            areas: None,
+        }
+    }
+
+    /// Runs a process that was forked by a thread of a racing block, of which it
+    /// is a copy.
+    pub(super) fn run_forked(setup: &Setup, me: usize) -> ! {
+        let mut process = Process::new(setup, me);
+        process.attach();
+        process.turns();
+        sys::exit(0)
+    }
+
+    pub(super) fn board(&self) -> &Board {
         &self.setup.board
     }
 
@@ -108,17 +129,33 @@ impl Process<'_> {
             if turn == STOP {
                 return;
             }
+            let duty = self.board().duty(turn);
+            if let Duty::Run(_) = duty {
+                self.race(turn);
+                continue;
+            }
             if self.board().owner(turn) != self.me {
                 self.board().wait_turn(turn, Duration::from_secs(60));
                 continue;
             }
-            let done = match self.board().step(turn as usize) {
-                Some(step) if self.board().is_bare() => {
-                    self.bare(&step);
+            let done = match duty {
+                Duty::Step(index) => match self.board().step(index) {
+                    Some(step) if self.board().is_bare() => {
+                        self.bare(&step);
+                        Ok(())
+                    }
+                    Some(step) => self.step(index, &step),
+                    None => Ok(()),
+                },
+                Duty::Plan(first) => {
+                    if self.plan(first) {
+                        continue;
+                    }
                     Ok(())
                 }
-                Some(step) => self.step(turn as usize, &step),
-                None => self.last_check().and_then(|()| self.leave()),
+                Duty::Run(_) => Ok(()),
+                Duty::Look(_) => self.look(turn),
+                Duty::Check(_) => self.last_check().and_then(|()| self.leave()),
             };
             match done {
                 Ok(()) => self.board().pass(turn),
@@ -166,18 +203,7 @@ impl Process<'_> {
             .model()
             .apply(step, result, &Asked::default())
             .map_err(|unexpected| {
-                let name = |errno: i32| {
-                    if errno == 0 {
-                        "success".to_owned()
-                    } else {
-                        nix::errno::Errno::from_raw(errno).to_string()
-                    }
-                };
-                let what = format!(
-                    "returned {} instead of {}",
-                    name(unexpected.got),
-                    name(unexpected.wanted)
-                );
+                let what = returned(unexpected.got, unexpected.wanted);
                 violation(index, step, Oracle::Errno, &what, String::new())
             })?;
         self.board().spent(Phase::Model, &mut clock);
@@ -344,20 +370,27 @@ impl Process<'_> {
     }
 }
 
+/// In words: what an operation returned, and what it had to.
+pub fn returned(got: i32, wanted: i32) -> String {
+    let name = |errno: i32| {
+        if errno == 0 {
+            "success".to_owned()
+        } else {
+            nix::errno::Errno::from_raw(errno).to_string()
+        }
+    };
+    format!("returned {} instead of {}", name(got), name(wanted))
+}
+
 /// A violation of a step, with its title.
-fn violation(
+pub fn violation(
     index: usize,
     step: &Step,
     oracle: Oracle,
     what: impl AsRef<str>,
     detail: String,
 ) -> Box<Violation> {
-    let name = match step.op {
-        Op::Device { what, .. } => format!("device {}", what.name()),
-        Op::Madvise { advice, .. } => format!("madvise {}", advice.name()),
-        Op::Mremap { how, .. } => format!("mremap {}", how.name()),
-        op => op.name().to_owned(),
-    };
+    let name = name_of(&step.op);
     let title = format!("{} after {name}", what.as_ref());
     let detail = format!("step {index}: {}\n{detail}", text::step(step));
     Box::new(Violation {
@@ -369,10 +402,20 @@ fn violation(
 }
 
 /// Writes to a file of procfs or debugfs. Returns 0 or an errno.
-fn write_to(path: &str, text: &str) -> i32 {
+pub fn write_to(path: &str, text: &str) -> i32 {
     let result = OpenOptions::new()
         .write(true)
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()));
     result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+}
+
+/// What an operation is called in titles.
+pub fn name_of(op: &Op) -> String {
+    match op {
+        Op::Device { what, .. } => format!("device {}", what.name()),
+        Op::Madvise { advice, .. } => format!("madvise {}", advice.name()),
+        Op::Mremap { how, .. } => format!("mremap {}", how.name()),
+        op => op.name().to_owned(),
+    }
 }

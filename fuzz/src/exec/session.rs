@@ -12,10 +12,12 @@ use super::cover::Cover;
 use super::klog::KernelLog;
 use super::phases::Phase;
 use super::process::Setup;
+use super::rally::Rally;
 use super::violation::{Oracle, Violation};
 use super::worker;
 use crate::kcov::{self, Kcov};
 use crate::model::FILE_PAGES;
+use crate::model::history::THREADS;
 use crate::model::page::{WORDS, file_stamp, word};
 use crate::program::{Op, PAGE, PROCESSES, Program};
 
@@ -81,6 +83,8 @@ impl Session {
         let file = stamped_file().map_err(failed("make the stamped file"))?;
         let kcov: Vec<Kcov> = (0..PROCESSES).map_while(|_| Kcov::open().ok()).collect();
         let traced = kcov.len() == PROCESSES;
+        let lane_kcov = (0..THREADS).map_while(|_| Kcov::open().ok()).collect();
+        let rally = Rally::new().map_err(failed("map shared memory"))?;
         let features = features();
         // SAFETY: plain fork; the child only runs `serve`.
         let pid = unsafe { libc::fork() };
@@ -91,7 +95,9 @@ impl Session {
                     &Setup {
                         board,
                         file,
+                        rally,
                         kcov,
+                        lane_kcov,
                         alone: guest,
                         features,
                     },

@@ -169,6 +169,21 @@ pub fn remote(
     words: &mut [u64; 4],
     access: Access,
 ) -> i32 {
+    match remote_bytes(pid, page, offsets, words, access) {
+        32 => 0,
+        errno if errno < 0 => -errno as i32,
+        _ => libc::EIO,
+    }
+}
+
+/// The same; returns how many bytes were copied, or an errno, negated.
+pub fn remote_bytes(
+    pid: i32,
+    page: usize,
+    offsets: [usize; 4],
+    words: &mut [u64; 4],
+    access: Access,
+) -> isize {
     let local = libc::iovec {
         iov_base: words.as_mut_ptr().cast(),
         iov_len: 32,
@@ -186,11 +201,7 @@ pub fn remote(
             }
         }
     };
-    match count {
-        32 => 0,
-        -1 => errno(),
-        _ => libc::EIO,
-    }
+    if count < 0 { -errno() as isize } else { count }
 }
 
 /// `fork`, but the new process is a child of our parent, which reaps all, and
@@ -202,6 +213,22 @@ pub fn fork_sibling() -> i32 {
     // matters, and the child goes on with a copy of everything.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
     if pid < 0 { -errno() } else { pid as i32 }
+}
+
+/// Forks a child that ends at once, and waits for that. Returns 0 or an errno.
+pub fn fork_and_reap() -> i32 {
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM this is fork; the child only ends.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } as i32;
+    match pid {
+        0 => exit(0),
+        pid if pid > 0 => {
+            // SAFETY: our child, not reaped yet.
+            unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) };
+            0
+        }
+        _ => errno(),
+    }
 }
 
 /// Ends the process at once.

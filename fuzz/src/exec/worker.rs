@@ -8,7 +8,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::board::STOP;
+use super::board::{Duty, STOP};
 use super::process::{self, Setup};
 use super::sys;
 use super::violation::{Oracle, Violation};
@@ -93,6 +93,10 @@ fn reap_one(setup: &Setup) -> Reaped {
     if board.turn() == STOP {
         return Reaped::One;
     }
+    if setup.rally.is_doomed(process) && matches!(board.duty(board.turn()), Duty::Run(_)) {
+        setup.rally.bury(board, process, board.turn());
+        return Reaped::One;
+    }
     if board.leaving() == Some(process) && status == 0 {
         board.set_leaving(-1);
         board.pass(board.turn());
@@ -114,9 +118,20 @@ fn reap_one(setup: &Setup) -> Reaped {
 
 /// The step that has the turn, and its text.
 fn doing(setup: &Setup, turn: u32) -> (Option<usize>, String) {
-    match setup.board.step(turn as usize) {
-        Some(step) => (Some(turn as usize), text::step(&step)),
-        None => (None, "the checks at the end".into()),
+    let (index, what) = match setup.board.duty(turn) {
+        Duty::Step(index) => (index, "step"),
+        Duty::Plan(index) | Duty::Run(index) => (index, "racing block at"),
+        Duty::Look(index) => (index, "look behind racing block at"),
+        Duty::Check(_) => return (None, "the checks at the end".into()),
+    };
+    let text = setup
+        .board
+        .step(index)
+        .map_or(String::new(), |step| text::step(&step));
+    if what == "step" {
+        (Some(index), text)
+    } else {
+        (Some(index), format!("the race: {what} {text}"))
     }
 }
 

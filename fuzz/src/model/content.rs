@@ -86,6 +86,34 @@ pub struct Block<'a> {
 /// A page of a process.
 type Node = (usize, usize);
 
+/// Pages that content came from.
+#[derive(Default)]
+struct Sources {
+    nodes: [Node; 32],
+    count: usize,
+    /// There are more than that.
+    more: bool,
+}
+
+impl Sources {
+    fn add(&mut self, node: Node) {
+        if self.nodes[..self.count].contains(&node) {
+            return;
+        }
+        match self.nodes.get_mut(self.count) {
+            Some(free) => {
+                *free = node;
+                self.count += 1;
+            }
+            None => self.more = true,
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Node> {
+        self.nodes[..self.count].iter()
+    }
+}
+
 impl Block<'_> {
     fn carried(&self) -> impl Iterator<Item = (usize, Step)> + '_ {
         let range = usize::from(self.race.first)..usize::from(self.race.end);
@@ -99,26 +127,27 @@ impl Block<'_> {
             .any(|(_, step)| step.process.index() == process && matches!(step.op, Op::Exit {}))
     }
 
-    /// Pages whose content may have come to this one.
-    fn sources(&self, node: Node) -> Vec<Node> {
-        let mut found = vec![node];
+    /// Pages whose content may have come to this one. Threads of a block ask,
+    /// which must not allocate: another one may be forking.
+    fn sources(&self, node: Node) -> Sources {
+        let mut found = Sources::default();
+        found.add(node);
         let mut next = 0;
-        while next < found.len() {
-            let (process, page) = found[next];
+        while next < found.count {
+            let (process, page) = found.nodes[next];
             next += 1;
             for (_, step) in self.carried() {
-                let source = match step.op {
+                match step.op {
                     Op::Mremap { at, len, to, .. }
                         if step.process.index() == process
                             && (to.page()..to.page() + len.pages()).contains(&page) =>
                     {
-                        (process, at.page() + page - to.page())
+                        found.add((process, at.page() + page - to.page()));
                     }
-                    Op::Fork { child } if child.index() == process => (step.process.index(), page),
-                    _ => continue,
-                };
-                if !found.contains(&source) {
-                    found.push(source);
+                    Op::Fork { child } if child.index() == process => {
+                        found.add((step.process.index(), page));
+                    }
+                    _ => {}
                 }
             }
         }
@@ -315,6 +344,9 @@ impl Block<'_> {
     /// Whether a page could contain that at any time of the block.
     pub fn could_contain(&self, node: Node, found: u64, index: usize) -> bool {
         let sources = self.sources(node);
+        if sources.more {
+            return true;
+        }
         let fork = self.fork_of(node);
         if let Some(stamp) = self.history.decode(found, index) {
             let before_fork = fork.is_none_or(|(_, end)| stamp.time < end);
@@ -354,7 +386,7 @@ impl Block<'_> {
     }
 
     /// Whether a page that has only been at `page` was certainly stored to before `time`.
-    fn stored_before(&self, page: usize, sources: &[Node], time: u32) -> bool {
+    fn stored_before(&self, page: usize, sources: &Sources, time: u32) -> bool {
         let parent = sources.iter().find(|source| self.model.alive(source.0));
         parent.is_some_and(|parent| {
             let stays = parent.1 == page && self.places(*parent).is_some_and(|all| all.len() == 1);

@@ -131,6 +131,11 @@ impl History {
         }
     }
 
+    /// Whether the stamp is of a store of this block.
+    pub fn is_new(&self, stamp: u64) -> bool {
+        self.decode(stamp, 0).is_some()
+    }
+
     /// Number of the last complete store of a thread to a page, 0 for none.
     pub fn last(&self, thread: usize, process: usize, page: usize) -> u32 {
         self.stores[thread][process][page]

@@ -18,6 +18,7 @@ pub mod outcome;
 pub mod page;
 mod process;
 pub mod race;
+mod settle;
 mod track;
 
 #[cfg(test)]

@@ -7,8 +7,8 @@
 //! in it, also of operations that are not atomic over their range. What a page
 //! may contain depends on when stores were done; see `history`.
 
-use super::Model;
 use super::page::{Flags, Page};
+use super::{Model, OBJECTS};
 use crate::program::{
     Access, Addr, Advice, Backing, Device, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Step,
 };
@@ -123,6 +123,25 @@ impl Race {
             }
         }
         while self.carried(steps).any(|step| self.spread(model, &step)) {}
+        self.touch_shared(model);
+    }
+
+    /// What is stored to a shared page shows wherever it is mapped.
+    fn touch_shared(&mut self, model: &Model) {
+        let mut objects = [[false; PAGES]; OBJECTS];
+        for (who, pages) in self.pages.iter().enumerate() {
+            for (possible, page) in pages.iter().zip(model.pages(who)) {
+                if possible.touched && page.flags.has(Flags::SHARED) {
+                    objects[usize::from(page.object)][usize::from(page.offset)] = true;
+                }
+            }
+        }
+        for (who, pages) in self.pages.iter_mut().enumerate() {
+            for (possible, page) in pages.iter_mut().zip(model.pages(who)) {
+                possible.touched |= page.flags.has(Flags::SHARED)
+                    && objects[usize::from(page.object)][usize::from(page.offset)];
+            }
+        }
     }
 
     /// The steps that are carried out.
@@ -340,10 +359,8 @@ fn apply(page: &mut Possible, op: &Op) {
         Op::Pin { .. } | Op::UffdUnprotect { .. } => page.may_clear(WP),
         Op::UffdRegister { .. } => page.may_set(Flags::TRACKED),
         Op::UffdUnregister { .. } => page.may_clear(WP.with(Flags::TRACKED)),
-        Op::UffdProtect { .. } | Op::ScanProtect { .. } => {
-            if page.set.has(Flags::TRACKED) {
-                page.may_set(WP);
-            }
+        Op::UffdProtect { .. } | Op::ScanProtect { .. } if page.set.has(Flags::TRACKED) => {
+            page.may_set(WP);
         }
         _ => {}
     }
@@ -383,7 +400,6 @@ fn advise(page: &mut Possible, advice: Advice) {
 pub fn refuses(model: &Model, step: &Step) -> bool {
     let who = step.process.index();
     match step.op {
-        Op::Verify {} | Op::Fail { .. } => true,
         Op::Mmap { backing, .. } => backing == Backing::Shared,
         // a driver that is asked for a page that leaves at that moment oopses
         Op::Device { what, .. } => {
@@ -404,7 +420,27 @@ pub fn refuses(model: &Model, step: &Step) -> bool {
             how == Move::Inplace || len != new || shared(at.page()) || shared(to.page())
         }
         Op::UffdRegister { .. } => model.tracking(who).is_none(),
-        _ => false,
+        Op::Munmap { .. }
+        | Op::Mprotect { .. }
+        | Op::Mlock { .. }
+        | Op::MlockOnfault { .. }
+        | Op::Munlock { .. }
+        | Op::Read { .. }
+        | Op::Write { .. }
+        | Op::Fork { .. }
+        | Op::Exit {}
+        | Op::ClearRefs { .. }
+        | Op::UffdUnregister { .. }
+        | Op::UffdProtect { .. }
+        | Op::UffdUnprotect { .. }
+        | Op::System { .. }
+        | Op::Remote { .. }
+        | Op::Pin { .. }
+        | Op::Unpin {}
+        | Op::Place { .. }
+        | Op::ScanProtect { .. } => false,
+        // what is not known here does not race
+        _ => true,
     }
 }
 

@@ -1,0 +1,679 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! One thread of a racing block: carries out its steps in rounds, and checks
+//! what can be checked while others run.
+//!
+//! Between its start and its end a thread allocates nothing: another one may
+//! fork, and a lock of the allocator that is held then stays so in the child.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use super::access::{load_words, page_name};
+use super::check::Broken;
+use super::hold::{self, Scratch};
+use super::mirror;
+use super::process::{self, Process, Setup};
+use super::rally::control;
+use super::sys;
+use super::track::Tracker;
+use super::violation::Oracle;
+use crate::kcov::Trace;
+use crate::model::history::{THREADS, race_stamp};
+use crate::model::outcome::Effects;
+use crate::model::page::{WORDS, describe, word};
+use crate::model::race::controls;
+use crate::model::{Effect, Facts, Model};
+use crate::program::race::LANES;
+use crate::program::{
+    Access, Addr, Advice, Clear, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step,
+};
+use selftests::guard::{self, Fault, Signal};
+
+/// A block that takes longer is not repeated any more; each step is carried
+/// out once all the same.
+const BLOCK_LIMIT: Duration = Duration::from_millis(1500);
+/// Rounds whose coverage counts; later ones mostly repeat it.
+const TRACED_ROUNDS: usize = 4;
+
+/// What the threads of a process have in common.
+pub struct Ground<'a> {
+    /// What every process of the program has.
+    pub setup: &'a Setup,
+    /// The process.
+    pub me: usize,
+    /// The turn of the block.
+    pub turn: u32,
+    /// Its userfaultfd.
+    pub tracker: Option<&'a Tracker>,
+    /// Its files of the mirror devices.
+    pub mirrors: [Option<&'a File>; 2],
+}
+
+/// A thread.
+pub struct Lane<'a> {
+    ground: &'a Ground<'a>,
+    thread: usize,
+    steps: Vec<(usize, Step)>,
+    /// For each page of each load: whether a stale one can be told.
+    stays: Vec<Vec<bool>>,
+    /// The state of the areas, if this thread alone changes it.
+    model: Option<Box<Model>>,
+    scratch: Scratch,
+    buffer: Vec<u8>,
+    pagemap: Option<File>,
+    pin: Option<File>,
+    trace: Option<Trace>,
+}
+
+/// Facts from the kernel, without allocating.
+struct Asked;
+
+impl Facts for Asked {
+    fn mapped(&self, page: usize) -> bool {
+        sys::mapped(page)
+    }
+
+    fn locked(&self, _: usize) -> bool {
+        true
+    }
+}
+
+impl<'a> Lane<'a> {
+    /// Gets everything ready that the thread of that number needs.
+    pub fn new(ground: &'a Ground<'a>, thread: usize) -> Self {
+        let (board, rally) = (&ground.setup.board, &ground.setup.rally);
+        let range = usize::from(rally.plan().first)..usize::from(rally.plan().end);
+        let carried = range.filter(|index| rally.plan().carried[*index]);
+        let steps: Vec<(usize, Step)> = carried
+            .filter_map(|index| Some((index, board.step(index)?)))
+            .filter(|(_, step)| crate::model::history::thread(step) == thread)
+            .collect();
+        let alone = rally.control(ground.me) == control::FIRST + thread as u8;
+        let model = alone.then(|| {
+            let mut model = Model::boxed();
+            model.copy_from(rally.before());
+            model
+        });
+        let stays = steps.iter().map(|(_, step)| ground.stays(step)).collect();
+        let needs = |wanted: fn(&Op) -> bool| steps.iter().any(|(_, step)| wanted(&step.op));
+        let places = needs(|op| matches!(op, Op::Place { .. }));
+        let scans = needs(|op| matches!(op, Op::ScanProtect { .. }));
+        let moves = needs(|op| matches!(op, Op::Device { .. }));
+        Self {
+            thread,
+            stays,
+            model,
+            scratch: Scratch::new(if places { PAGES } else { 0 }),
+            buffer: vec![
+                0;
+                if moves {
+                    PAGES * crate::program::PAGE
+                } else {
+                    0
+                }
+            ],
+            pagemap: scans
+                .then(|| File::open("/proc/self/pagemap").ok())
+                .flatten(),
+            pin: None,
+            trace: None,
+            steps,
+            ground,
+        }
+    }
+
+    /// Runs the thread to the end of the block. Returns the state of the areas,
+    /// if this thread alone changed it.
+    pub fn run(mut self) -> Option<Box<Model>> {
+        let ground = self.ground;
+        let (board, rally, turn) = (&ground.setup.board, &ground.setup.rally, ground.turn);
+        stay_on((self.thread % LANES).is_multiple_of(2));
+        let kcov = ground.setup.lane_kcov.get(self.thread);
+        self.trace = kcov.and_then(|kcov| kcov.trace().ok());
+        rally.arrive(board, turn);
+        self.rounds();
+        self.unpin();
+        rally.finish(board, ground.me, turn);
+        while board.turn() == turn {
+            board.wait_turn(turn, Duration::from_secs(1));
+        }
+        self.collect_at_the_end();
+        self.model
+    }
+
+    fn rounds(&mut self) {
+        let start = Instant::now();
+        let count = |(_, step): &(usize, Step)| schedule(step).times;
+        let rounds = self.steps.iter().map(count).max().unwrap_or(0);
+        for round in 0..usize::from(rounds) {
+            for at in 0..self.steps.len() {
+                let (index, step) = self.steps[at];
+                let schedule = schedule(&step);
+                if round >= usize::from(schedule.times) {
+                    continue;
+                }
+                if self.ground.setup.board.turn() != self.ground.turn
+                    || self.ground.setup.rally.is_broken()
+                {
+                    return;
+                }
+                pause(schedule.wait);
+                let last = round + 1 == usize::from(schedule.times);
+                if let Err(broken) = self.step(at, index, &step, last) {
+                    self.report(index, &step, broken);
+                    return;
+                }
+                self.keep_coverage(round);
+            }
+            if start.elapsed() > BLOCK_LIMIT {
+                return;
+            }
+        }
+    }
+
+    /// Carries out one step. `last`: it is not carried out again.
+    fn step(&mut self, at: usize, index: usize, step: &Step, last: bool) -> Result<(), Wrong> {
+        let rally = &self.ground.setup.rally;
+        let alone = self.model.is_some() && controls(&step.op);
+        let begin = rally.history().tick();
+        if alone {
+            rally.turn_generation(self.ground.me);
+        }
+        let result = self.perform(at, step, last)?;
+        let calls = &rally.history().calls[index];
+        calls.begin.store(begin, Ordering::SeqCst);
+        calls.result.store(result as u32, Ordering::SeqCst);
+        calls.end.store(rally.history().now(), Ordering::SeqCst);
+        if result != 0 && result != libc::EFAULT {
+            calls.failed.store(1, Ordering::SeqCst);
+        }
+        rally.returned(index, result);
+        if alone {
+            self.learn(step, result)?;
+            rally.turn_generation(self.ground.me);
+        }
+        Ok(())
+    }
+
+    /// Brings what is known of the areas past a step of the thread that alone
+    /// changes them.
+    fn learn(&mut self, step: &Step, result: i32) -> Result<(), Wrong> {
+        let Some(model) = &mut self.model else {
+            return Ok(());
+        };
+        let applied = model.apply(step, result, &Asked);
+        let mut op = step.op;
+        let know = |at: Addr, len: Len| {
+            let end = (at.page() + len.pages()).min(PAGES);
+            self.ground
+                .setup
+                .rally
+                .know(model, self.ground.me, at.page()..end);
+        };
+        if let Some((at, len)) = op.span() {
+            know(*at, *len);
+        }
+        if let Op::Mremap { to, new, .. } = step.op {
+            know(to, new);
+        }
+        // what locking populates depends on bits that others change
+        match applied {
+            Err(unexpected) if !matches!(step.op, Op::Mlock { .. }) => {
+                Err(Wrong::Errno(unexpected.wanted, unexpected.got))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn perform(&mut self, at: usize, step: &Step, last: bool) -> Result<i32, Wrong> {
+        let me = self.ground.me;
+        let file = self.ground.setup.file;
+        Ok(match step.op {
+            Op::Mmap {
+                at,
+                len,
+                prot,
+                backing,
+            } => sys::mmap(at, len, prot, backing, file),
+            Op::Munmap { at, len } => sys::munmap(at, len),
+            Op::Mprotect { at, len, prot } => sys::mprotect(at, len, prot),
+            Op::Mremap {
+                at,
+                len,
+                to,
+                new,
+                how,
+            } => sys::mremap(at, len, to, new, how),
+            Op::Madvise { at, len, advice } => match sys::madvise(at, len, advice) {
+                libc::EFAULT if advice == Advice::Collapse => libc::EINVAL,
+                result => result,
+            },
+            Op::Mlock { at, len } => sys::mlock(at, len, false),
+            Op::MlockOnfault { at, len } => sys::mlock(at, len, true),
+            Op::Munlock { at, len } => sys::munlock(at, len),
+            Op::Read { at: first, len } => {
+                for page in first.page()..(first.page() + len.pages()).min(PAGES) {
+                    self.load(page, self.stays[at][page - first.page()])?;
+                }
+                0
+            }
+            Op::Write { at, len } => {
+                for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+                    self.store(page)?;
+                }
+                0
+            }
+            Op::Remote {
+                peer,
+                at: first,
+                len,
+                access,
+            } => {
+                for page in first.page()..(first.page() + len.pages()).min(PAGES) {
+                    let stays = self.stays[at][page - first.page()];
+                    self.remote(peer.index(), page, access, stays)?;
+                }
+                0
+            }
+            Op::Fork { child } => self.fork(child, last),
+            Op::Exit {} => {
+                self.ground.setup.rally.set_doomed(me);
+                sys::exit(0)
+            }
+            Op::ClearRefs { what } => process::write_to(
+                "/proc/self/clear_refs",
+                if what == Clear::SoftDirty { "4" } else { "1" },
+            ),
+            Op::UffdRegister { at, len, .. } => self.tracked(|t| t.register(at, len)),
+            Op::UffdUnregister { at, len } => self.tracked(|t| t.unregister(at, len)),
+            Op::UffdProtect { at, len } => self.tracked(|t| t.protect(at, len, true)),
+            Op::UffdUnprotect { at, len } => self.tracked(|t| t.protect(at, len, false)),
+            Op::Device {
+                mirror,
+                what,
+                at,
+                len,
+            } => self.device(mirror, what, at, len),
+            Op::Pin { at, len } => self.pin(at, len),
+            Op::Unpin {} => self.unpin(),
+            Op::Place { at, len, node } => hold::place_with(at, len, node, &mut self.scratch),
+            Op::ScanProtect { at, len } => match &self.pagemap {
+                Some(file) => hold::scan_protect(file, at, len),
+                None => libc::EINVAL,
+            },
+            Op::System { pulse } => pulsate(pulse),
+            // what does not race is not carried out
+            _ => 0,
+        })
+    }
+
+    /// What an access to a page may do, if areas were as they are now all the time.
+    fn effects(&self, who: usize, page: usize, store: bool, known: Known) -> Effects {
+        let rally = &self.ground.setup.rally;
+        if let Some(effect) = known.effect
+            && known.generation.is_multiple_of(2)
+            && rally.generation(who) == known.generation
+        {
+            return Effects::only(effect);
+        }
+        let track = rally.before().tracking(who);
+        rally.plan().effects(who, page, store, track)
+    }
+
+    fn known(&self, who: usize, page: usize, store: bool) -> Known {
+        let rally = &self.ground.setup.rally;
+        Known {
+            generation: rally.generation(who),
+            effect: rally.access(who, page, store),
+        }
+    }
+
+    fn store(&self, page: usize) -> Result<(), Wrong> {
+        let me = self.ground.me;
+        let history = self.ground.setup.rally.history();
+        let known = self.known(me, page, true);
+        let time = history.tick();
+        let stamp = race_stamp(time, me, self.thread % LANES, page);
+        let mut done = 0;
+        let mut found = Ok(());
+        for (index, offset) in WORDS.iter().enumerate() {
+            found = guard::write_words(sys::address(page) + offset, &[word(stamp, index)]);
+            if found.is_err() {
+                break;
+            }
+            done += 1;
+        }
+        fence(Ordering::SeqCst);
+        history.stored(self.thread, me, page, time, done);
+        agree(page, true, self.effects(me, page, true, known), found)
+    }
+
+    fn load(&self, page: usize, stays: bool) -> Result<(), Wrong> {
+        let me = self.ground.me;
+        let last = self.last(me, page, stays);
+        let known = self.known(me, page, false);
+        let mut words = [0; 4];
+        let found = load_words(page, &mut words);
+        fence(Ordering::SeqCst);
+        agree(page, false, self.effects(me, page, false, known), found)?;
+        if found.is_ok() {
+            self.check_words((me, page), &words, last.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The last complete stores to a page, where a stale one can be told.
+    fn last(&self, who: usize, page: usize, stays: bool) -> Option<[u32; THREADS]> {
+        let history = self.ground.setup.rally.history();
+        stays.then(|| std::array::from_fn(|thread| history.last(thread, who, page)))
+    }
+
+    fn check_words(
+        &self,
+        node: (usize, usize),
+        words: &[u64; 4],
+        last: Option<&[u32; THREADS]>,
+    ) -> Result<(), Wrong> {
+        let board = self.ground.setup.board;
+        let steps = |index: usize| board.step(index);
+        let block = self.ground.setup.rally.block(&steps);
+        for (index, found) in words.iter().enumerate() {
+            let wrong = |stale: bool| Wrong::Content {
+                node,
+                words: *words,
+                stale,
+            };
+            if !block.could_contain(node, *found, index) {
+                return Err(wrong(false));
+            }
+            if last.is_some_and(|last| block.is_stale(node, *found, index, last)) {
+                return Err(wrong(true));
+            }
+        }
+        Ok(())
+    }
+
+    fn remote(&self, peer: usize, page: usize, access: Access, stays: bool) -> Result<(), Wrong> {
+        let rally = &self.ground.setup.rally;
+        let history = rally.history();
+        let store = access == Access::Store;
+        let pid = self.ground.setup.board.pid(peer);
+        let last = self.last(peer, page, stays);
+        let known = self.known(peer, page, store);
+        let time = history.tick();
+        let stamp = race_stamp(time, self.ground.me, self.thread % LANES, page);
+        let mut words = [0; 4];
+        if store {
+            words = std::array::from_fn(|i| word(stamp, i));
+        }
+        let count = sys::remote_bytes(pid, page, WORDS, &mut words, access);
+        fence(Ordering::SeqCst);
+        let done = usize::try_from(count).unwrap_or(0) / 8;
+        if store {
+            history.stored(self.thread, peer, page, time, done);
+        }
+        if count == -libc::ENOSYS as isize || rally.is_doomed(peer) {
+            return Ok(());
+        }
+        let effects = self.effects(peer, page, store, known);
+        let right = if done == 4 {
+            effects.done
+        } else {
+            effects.segv || effects.bus
+        };
+        if !right {
+            return Err(Wrong::Remote(page, count));
+        }
+        if !store && done == 4 {
+            self.check_words((peer, page), &words, last.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// Forks. All but the last child end at once; that one goes on with the program.
+    fn fork(&mut self, child: Proc, last: bool) -> i32 {
+        let setup = self.ground.setup;
+        if !last {
+            return sys::fork_and_reap();
+        }
+        match sys::fork_sibling() {
+            0 => {
+                setup
+                    .board
+                    .set_pid(child.index(), std::process::id() as i32);
+                Process::run_forked(setup, child.index())
+            }
+            pid if pid > 0 => {
+                setup.board.set_pid(child.index(), pid);
+                0
+            }
+            error => -error,
+        }
+    }
+
+    fn tracked(&self, f: impl Fn(&Tracker) -> i32) -> i32 {
+        self.ground.tracker.map_or(libc::EINVAL, f)
+    }
+
+    fn device(&mut self, mirror: Mirror, what: Device, at: Addr, len: Len) -> i32 {
+        let pages = len.pages().min(PAGES - at.page());
+        match self.ground.mirrors[usize::from(mirror == Mirror::B)] {
+            Some(file) => mirror::race(file, what, at, pages, &mut self.buffer),
+            None => libc::ENODEV,
+        }
+    }
+
+    /// A pin of this thread, given up at the end of the block.
+    fn pin(&mut self, at: Addr, len: Len) -> i32 {
+        self.unpin();
+        match hold::start_pin(at, len) {
+            Ok((file, _)) => {
+                self.pin = Some(file);
+                0
+            }
+            Err(errno) => errno,
+        }
+    }
+
+    fn unpin(&mut self) -> i32 {
+        self.pin
+            .take()
+            .map_or(libc::EINVAL, |file| hold::stop_pin(&file))
+    }
+
+    fn keep_coverage(&self, round: usize) {
+        let Some(trace) = &self.trace else { return };
+        if round >= TRACED_ROUNDS && !round.is_multiple_of(8) {
+            trace.reset();
+        } else if trace.is_half_full() && self.ground.setup.rally.try_cover() {
+            self.collect(trace);
+            self.ground.setup.rally.leave_cover();
+        }
+    }
+
+    fn collect(&self, trace: &Trace) {
+        let board = &self.ground.setup.board;
+        if !trace.collect(board.cover()) {
+            board.stats().overflows += 1;
+        }
+    }
+
+    fn collect_at_the_end(&self) {
+        let Some(trace) = &self.trace else { return };
+        while !self.ground.setup.rally.try_cover() {
+            std::thread::yield_now();
+        }
+        self.collect(trace);
+        self.ground.setup.rally.leave_cover();
+        trace.unmap();
+    }
+
+    /// Reports what the first thread found; the block ends.
+    fn report(&self, index: usize, step: &Step, wrong: Wrong) {
+        let setup = self.ground.setup;
+        if setup.rally.breaks() {
+            let board = setup.board;
+            let steps = |index: usize| board.step(index);
+            let broken = wrong.describe(&setup.rally.block(&steps));
+            let (oracle, what, detail) = broken;
+            let violation =
+                process::violation(index, step, oracle, format!("{what}, racing"), detail);
+            board.report(&violation);
+        }
+    }
+}
+
+impl Ground<'_> {
+    /// For each page of a load: whether a stale one can be told.
+    fn stays(&self, step: &Step) -> Vec<bool> {
+        let board = self.setup.board;
+        let steps = |index: usize| board.step(index);
+        let block = self.setup.rally.block(&steps);
+        let (target, at, len) = match step.op {
+            Op::Read { at, len } => (self.me, at, len),
+            Op::Remote { peer, at, len, .. } => (peer.index(), at, len),
+            _ => return Vec::new(),
+        };
+        let pages = at.page()..(at.page() + len.pages()).min(PAGES);
+        pages.map(|page| block.stays((target, page))).collect()
+    }
+}
+
+/// What was known before an access.
+#[derive(Clone, Copy)]
+struct Known {
+    generation: u32,
+    effect: Option<Effect>,
+}
+
+/// What a thread found wrong; told only when nobody else runs any more.
+enum Wrong {
+    Errno(i32, i32),
+    Access(usize, bool, Effects, Result<(), Fault>),
+    Remote(usize, isize),
+    Content {
+        node: (usize, usize),
+        words: [u64; 4],
+        stale: bool,
+    },
+}
+
+impl Wrong {
+    fn describe(self, block: &crate::model::content::Block<'_>) -> Broken {
+        match self {
+            Self::Errno(wanted, got) => {
+                let what = process::returned(got, wanted);
+                (Oracle::Errno, what, String::new())
+            }
+            Self::Access(page, store, effects, found) => {
+                let access = if store { "store" } else { "load" };
+                let what = match found {
+                    Ok(()) => format!("{access} allowed"),
+                    Err(_) => format!("{access} refused"),
+                };
+                let found = found.map_or_else(|fault| fault.to_string(), |()| "done".into());
+                let page = page_name(page);
+                let detail = format!("{access} of {page}: expected {effects:?}, found {found}");
+                (Oracle::Permission, what, detail)
+            }
+            Self::Remote(page, count) => {
+                let detail = format!("{}: process_vm call gave {count}", page_name(page));
+                (Oracle::Permission, "remote access".into(), detail)
+            }
+            Self::Content { node, words, stale } => {
+                let what = if stale {
+                    "stale content"
+                } else {
+                    "wrong content"
+                };
+                let found: Vec<String> = words
+                    .iter()
+                    .enumerate()
+                    .map(|(i, found)| match found {
+                        0 => "zero".into(),
+                        found => describe(found.wrapping_sub(word(1, i) - 1)),
+                    })
+                    .collect();
+                let allowed = block
+                    .content(node)
+                    .map_or("an earlier or racing store".into(), |c| c.explain(0));
+                let detail = format!(
+                    "{} of p{}: found {}; last possible {allowed}; words {words:x?}",
+                    page_name(node.1),
+                    node.0,
+                    found.join(", ")
+                );
+                (Oracle::Content, what.into(), detail)
+            }
+        }
+    }
+}
+
+fn agree(
+    page: usize,
+    store: bool,
+    effects: Effects,
+    found: Result<(), Fault>,
+) -> Result<(), Wrong> {
+    let right = match found.map_err(|fault| fault.signal) {
+        Ok(()) => effects.done,
+        Err(Signal::Segv) => effects.segv,
+        Err(Signal::Bus) => effects.bus,
+    };
+    if right {
+        Ok(())
+    } else {
+        Err(Wrong::Access(page, store, effects, found))
+    }
+}
+
+fn schedule(step: &Step) -> Schedule {
+    step.race.unwrap_or(Schedule::of_lane(0))
+}
+
+/// Waits as a schedule says.
+fn pause(wait: u16) {
+    match wait {
+        0 => {}
+        1 => std::thread::yield_now(),
+        _ => (0..u32::from(wait) * 8).for_each(|_| std::hint::spin_loop()),
+    }
+}
+
+/// Keeps the thread on the CPU of the program, or on the first one.
+fn stay_on(program: bool) {
+    if program {
+        return;
+    }
+    // SAFETY: a local set, read by the call.
+    unsafe {
+        let mut set = std::mem::zeroed();
+        libc::CPU_SET(0, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+}
+
+fn pulsate(pulse: Pulse) -> i32 {
+    match pulse {
+        Pulse::Compact => process::write_to("/proc/sys/vm/compact_memory", "1"),
+        Pulse::Shrink => process::write_to("/proc/sys/vm/drop_caches", "2"),
+        Pulse::Split => {
+            let (start, end) = (sys::address(0), sys::address(PAGES));
+            let mut text = [0u8; 96];
+            let mut rest = &mut text[..];
+            let written = write!(rest, "{},{start:#x},{end:#x}", std::process::id());
+            let left = rest.len();
+            if written.is_err() {
+                return libc::EINVAL;
+            }
+            let file = OpenOptions::new()
+                .write(true)
+                .open("/sys/kernel/debug/split_huge_pages");
+            let count = text.len() - left;
+            let result = file.and_then(|mut file| file.write_all(&text[..count]));
+            result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+        }
+    }
+}

@@ -1,0 +1,480 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! What a process finds after a racing block: its areas from smaps, the bits of
+//! the page map, and contents. What the plan of the block rules out is a
+//! violation; the rest becomes the state of the model.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+use super::access::{load_words, page_name, store_words};
+use super::check::{Broken, bit};
+use super::process::Process;
+use super::rally::control;
+use super::sys;
+use super::violation::Oracle;
+use crate::model::Model;
+use crate::model::content::Block;
+use crate::model::page::{Flags, Page, WORDS, describe, file_stamp, word};
+use crate::program::{Op, PAGE, PAGES, SLOT_PAGES, SLOTS, Step};
+
+/// Attributes of an area that smaps shows.
+const SHOWN: Flags = Flags::READ
+    .with(Flags::WRITE)
+    .with(Flags::SHARED)
+    .with(Flags::FILE)
+    .with(Flags::LOCKED)
+    .with(Flags::DONTFORK)
+    .with(Flags::WIPEONFORK)
+    .with(Flags::TRACKED);
+
+/// Looks at one process.
+pub struct Observer<'a, 'b> {
+    process: &'a mut Process<'b>,
+    /// What is mapped where: attributes and page number in file or object.
+    areas: Vec<Option<(Flags, u16)>>,
+    /// The areas as they must be, if that is known.
+    wanted: Option<Box<Model>>,
+    memory: Option<File>,
+    /// Soft-dirty bits were cleared meanwhile, here or in the parent.
+    cleared: bool,
+}
+
+impl<'a, 'b> Observer<'a, 'b> {
+    /// Reads the areas of the process. `wanted` are those that it must have.
+    pub fn new(process: &'a mut Process<'b>, wanted: Option<Box<Model>>) -> Result<Self, Broken> {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").map_err(|error| {
+            (
+                Oracle::Bits,
+                "smaps not readable".to_owned(),
+                error.to_string(),
+            )
+        })?;
+        let board = process.setup.board;
+        let cleared = process
+            .setup
+            .rally
+            .plan()
+            .carried(&|index| board.step(index))
+            .any(|step| matches!(step.op, Op::ClearRefs { .. }));
+        Ok(Self {
+            areas: areas(&smaps),
+            wanted,
+            memory: None,
+            process,
+            cleared,
+        })
+    }
+
+    /// Looks at every page that the block may have changed.
+    pub fn look(&mut self) -> Result<(), Broken> {
+        for slot in 0..SLOTS {
+            let pages = slot * SLOT_PAGES..(slot + 1) * SLOT_PAGES;
+            let plan = self.process.setup.rally.plan();
+            let touched = |page: usize| plan.pages[self.process.me][page].touched;
+            if !pages.clone().any(touched) {
+                continue;
+            }
+            let entries = self.process.entries(slot)?;
+            for (page, entry) in pages.zip(entries) {
+                if self.process.setup.rally.plan().pages[self.process.me][page].touched {
+                    self.page(page, entry)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, number: usize, entry: u64) -> Result<(), Broken> {
+        let me = self.process.me;
+        let area = self.areas[number];
+        self.check_area(number, area)?;
+        let Some((mut flags, offset)) = area else {
+            let wrong = entry & (bit::PRESENT | bit::SWAP) != 0;
+            self.process
+                .setup
+                .board
+                .model()
+                .settle(me, number, Page::default());
+            return if wrong {
+                Err(self.wrong(number, Oracle::Bits, "unmapped page populated", entry))
+            } else {
+                Ok(())
+            };
+        };
+        flags.set(self.bits(number, entry)?);
+        let shared = flags.has(Flags::SHARED);
+        let mut page = Page {
+            value: 0,
+            flags,
+            offset,
+            object: if shared { self.object(number) } else { 0 },
+        };
+        if shared {
+            self.shared_content(number, &page)?;
+        } else {
+            page.value = self.private_content(number, &page, entry)?;
+        }
+        page.flags.set(self.history_bits(number, &page, entry)?);
+        self.process.setup.board.model().settle(me, number, page);
+        Ok(())
+    }
+
+    fn check_area(&self, number: usize, area: Option<(Flags, u16)>) -> Result<(), Broken> {
+        let me = self.process.me;
+        let possible = self.process.setup.rally.plan().pages[me][number];
+        let found = area.map(|(flags, _)| flags);
+        let rally = &self.process.setup.rally;
+        let exact = match rally.control(me) {
+            _ if !rally.before().alive(me) => None,
+            control::NOBODY => Some(rally.before().pages(me)[number]),
+            control::MANY => None,
+            _ => self.wanted.as_ref().map(|model| model.pages(me)[number]),
+        };
+        let right = match (found, exact) {
+            (None, None) => possible.gone,
+            (Some(flags), None) => possible.allows(flags, SHOWN),
+            (found, Some(page)) => {
+                let wanted = page.flags.has(Flags::MAPPED).then_some(page.flags);
+                let mut shown = SHOWN;
+                // DONTUNMAP unlocks areas whose edges are not modelled
+                shown.clear(Flags::LOCKED);
+                wanted.map(|flags| flags.0 & shown.0) == found.map(|flags| flags.0 & shown.0)
+                    && found.is_none_or(|flags| possible.allows(flags, SHOWN))
+            }
+        };
+        if right {
+            return Ok(());
+        }
+        let what = if found.is_some() {
+            "wrong mapping"
+        } else {
+            "mapping lost"
+        };
+        let exact = exact.map(|page| page.flags);
+        let detail = format!(
+            "{}: found {found:?}, must be {exact:?}, may be {possible:?}",
+            page_name(number)
+        );
+        Err((Oracle::Permission, what.into(), detail))
+    }
+
+    /// Bits of the page map, which must be possible.
+    fn bits(&self, number: usize, entry: u64) -> Result<Flags, Broken> {
+        let possible = self.process.setup.rally.plan().pages[self.process.me][number];
+        let mut found = Flags(0);
+        let known = self.process.setup.features.guard;
+        for (flag, mask, known) in [
+            (Flags::GUARD, bit::GUARD, known),
+            (Flags::PROTECTED, bit::UFFD_WP, true),
+        ] {
+            let set = entry & mask != 0;
+            let possible = if set { possible.set } else { possible.clear };
+            let unsure = flag == Flags::PROTECTED && possible.has(Flags::PROTECTED_UNSURE);
+            if known && !possible.has(flag) && !unsure {
+                let what = match (flag, set) {
+                    (Flags::GUARD, true) => "guard marker appeared",
+                    (Flags::GUARD, false) => "guard marker lost",
+                    (_, true) => "uffd-wp appeared",
+                    (_, false) => "uffd-wp lost",
+                };
+                return Err(self.wrong(number, Oracle::Bits, what, entry));
+            }
+            if set {
+                found.set(flag);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The object of a shared page: those do not move in a block.
+    fn object(&self, number: usize) -> u16 {
+        let before = self.process.setup.rally.before();
+        let me = self.process.me;
+        let of = |who: usize| before.pages(who)[number];
+        if before.alive(me) {
+            return of(me).object;
+        }
+        self.parent().map_or(0, |parent| of(parent).object)
+    }
+
+    /// The process that forked this one in the block.
+    fn parent(&self) -> Option<usize> {
+        let board = self.process.setup.board;
+        let steps = |index: usize| board.step(index);
+        let mut carried = self.process.setup.rally.plan().carried(&steps);
+        let mine =
+            |step: &Step| matches!(step.op, Op::Fork { child } if child.index() == self.process.me);
+        carried.find(mine).map(|step| step.process.index())
+    }
+
+    fn shared_content(&mut self, number: usize, page: &Page) -> Result<(), Broken> {
+        let setup = self.process.setup;
+        if !setup.rally.settles(page.object, page.offset) {
+            // whoever looked first has told the model
+            return Ok(());
+        }
+        if setup.board.model().effect_of(page) {
+            let words = self.words(number, page.flags)?;
+            let stamp = self.settled_stamp(number, page, &words)?;
+            setup.board.model().settle_shared(page, stamp);
+        }
+        Ok(())
+    }
+
+    fn private_content(&mut self, number: usize, page: &Page, entry: u64) -> Result<u64, Broken> {
+        let file = page.flags.has(Flags::FILE);
+        let empty = if file { file_stamp(page.offset) } else { 0 };
+        if page.flags.has(Flags::GUARD)
+            || file && usize::from(page.offset) >= crate::model::FILE_PAGES
+        {
+            return Ok(empty);
+        }
+        let populated = entry & (bit::PRESENT | bit::SWAP) != 0;
+        if !populated {
+            let words: [u64; 4] = std::array::from_fn(|index| word(empty, index));
+            self.check_words(number, &words)?;
+            return Ok(empty);
+        }
+        if entry & bit::PRESENT == 0 {
+            // it stays where it is, if its content is certain
+            let board = self.process.setup.board;
+            let steps = |index: usize| board.step(index);
+            let block = self.process.setup.rally.block(&steps);
+            let content = block.content((self.process.me, number));
+            if let Some(stamp) = content.and_then(|content| content.only()) {
+                return Ok(stamp);
+            }
+        }
+        let words = self.words(number, page.flags)?;
+        self.settled_stamp(number, page, &words)
+    }
+
+    /// The words of a page, also of one that allows no loads.
+    fn words(&mut self, number: usize, flags: Flags) -> Result<[u64; 4], Broken> {
+        let mut words = [0; 4];
+        if flags.has(Flags::READ) {
+            return match load_words(number, &mut words) {
+                Ok(()) => Ok(words),
+                Err(fault) => {
+                    let detail = format!("load of {}: {fault}", page_name(number));
+                    Err((Oracle::Permission, "load refused".into(), detail))
+                }
+            };
+        }
+        for (word, offset) in words.iter_mut().zip(WORDS) {
+            let mut bytes = [0; 8];
+            let at = (sys::address(number) + offset) as u64;
+            let read = self
+                .memory()
+                .and_then(|file| file.read_exact_at(&mut bytes, at));
+            read.map_err(|error| {
+                let detail = format!("{}: {error}", page_name(number));
+                (Oracle::Content, "memory not readable".to_owned(), detail)
+            })?;
+            *word = u64::from_ne_bytes(bytes);
+        }
+        Ok(words)
+    }
+
+    fn memory(&mut self) -> std::io::Result<&File> {
+        if self.memory.is_none() {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .open("/proc/self/mem")?;
+            self.memory = Some(file);
+        }
+        self.memory
+            .as_ref()
+            .ok_or(std::io::ErrorKind::NotFound.into())
+    }
+
+    /// Checks the words; the stamp that the page has. Words of several stores that
+    /// ran at once are replaced by those of a new one.
+    fn settled_stamp(
+        &mut self,
+        number: usize,
+        page: &Page,
+        words: &[u64; 4],
+    ) -> Result<u64, Broken> {
+        self.check_words(number, words)?;
+        let stamp = words[0];
+        if (0..4).all(|index| words[index] == word(stamp, index)) {
+            return Ok(stamp);
+        }
+        let board = self.process.setup.board;
+        let stamp = board.model().next_stamp(self.process.me, number);
+        if page.flags.has(Flags::WRITE) && store_words(number, stamp).is_ok() {
+            return Ok(stamp);
+        }
+        for (index, offset) in WORDS.iter().enumerate() {
+            let bytes = word(stamp, index).to_ne_bytes();
+            let at = (sys::address(number) + offset) as u64;
+            let written = self.memory().and_then(|file| file.write_all_at(&bytes, at));
+            if written.is_err() {
+                // content that the model cannot tell: the program ends here
+                board.stop();
+            }
+        }
+        Ok(stamp)
+    }
+
+    fn check_words(&self, number: usize, words: &[u64; 4]) -> Result<(), Broken> {
+        let board = self.process.setup.board;
+        let steps = |index: usize| board.step(index);
+        let block = self.process.setup.rally.block(&steps);
+        let node = (self.process.me, number);
+        let content = block.content(node);
+        for (index, found) in words.iter().enumerate() {
+            let right = match &content {
+                Some(content) => content.allows(*found, index),
+                None => block.could_contain(node, *found, index),
+            };
+            if !right {
+                return Err(wrong_words(&block, node, words, index));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the page's past leaves: whether it may be dropped, is soft-dirty, pinned.
+    fn history_bits(&self, number: usize, page: &Page, entry: u64) -> Result<Flags, Broken> {
+        let me = self.process.me;
+        let setup = self.process.setup;
+        let possible = setup.rally.plan().pages[me][number];
+        let before = setup.rally.before();
+        let old = before.pages(me)[number];
+        let mut flags = Flags(0);
+        for kept in [Flags::LAZY, Flags::MERGEABLE] {
+            if possible.set.has(kept) {
+                flags.set(kept);
+            }
+        }
+        for lost in [Flags::PINNED, Flags::DIRTY] {
+            if old.flags.has(lost) && !possible.clear.has(lost) {
+                flags.set(lost);
+            }
+        }
+        let stored = page.value != 0 && setup.rally.history().is_new(page.value);
+        if stored && !self.cleared && !flags.has(Flags::LAZY) {
+            flags.set(Flags::DIRTY);
+        }
+        let shown = entry & bit::SOFT_DIRTY != 0 || !setup.features.soft_dirty;
+        if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) && !shown {
+            return Err(self.wrong(number, Oracle::Bits, "soft-dirty lost", entry));
+        }
+        Ok(flags)
+    }
+
+    fn wrong(&self, number: usize, oracle: Oracle, what: &str, entry: u64) -> Broken {
+        let possible = self.process.setup.rally.plan().pages[self.process.me][number];
+        let detail = format!(
+            "{}: entry {entry:#018x}, may be {possible:?}",
+            page_name(number)
+        );
+        (oracle, what.into(), detail)
+    }
+}
+
+fn wrong_words(block: &Block<'_>, node: (usize, usize), words: &[u64; 4], index: usize) -> Broken {
+    let found = match words[index] {
+        0 => "zero".into(),
+        found => describe(found.wrapping_sub(word(1, index) - 1)),
+    };
+    let expected = block.content(node).map_or(
+        "what was there before the race or was stored in it".into(),
+        |content| content.explain(index),
+    );
+    let detail = format!(
+        "{}: expected {expected}, found {found}; words {words:x?}",
+        page_name(node.1)
+    );
+    (Oracle::Content, "wrong content".into(), detail)
+}
+
+/// What is mapped at each page of the arena, from the text of smaps.
+fn areas(smaps: &str) -> Vec<Option<(Flags, u16)>> {
+    let mut found = vec![None; PAGES];
+    let mut area = 0..0;
+    for line in smaps.lines() {
+        if let Some((pages, flags, offset)) = head(line) {
+            area = pages;
+            for (i, page) in found[area.clone()].iter_mut().enumerate() {
+                *page = Some((flags, offset.wrapping_add(i as u16)));
+            }
+        } else if let Some(words) = line.strip_prefix("VmFlags:") {
+            let flags = vm_flags(words);
+            for page in found[area.clone()].iter_mut().flatten() {
+                page.0.set(flags);
+            }
+        }
+    }
+    found
+}
+
+/// The first line of an area: its pages of the arena, attributes, page number.
+fn head(line: &str) -> Option<(std::ops::Range<usize>, Flags, u16)> {
+    let mut words = line.split_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let start = usize::from_str_radix(start, 16).ok()?;
+    let end = usize::from_str_radix(end, 16).ok()?;
+    let prot = words.next()?.as_bytes();
+    let offset = u64::from_str_radix(words.next()?, 16).ok()? / PAGE as u64;
+    let inode: u64 = words.nth(1)?.parse().ok()?;
+    let page = |address: usize| (address.saturating_sub(sys::address(0)) / PAGE).min(PAGES);
+    let mut flags = Flags::MAPPED;
+    for (index, letter, flag) in [
+        (0, b'r', Flags::READ),
+        (1, b'w', Flags::WRITE),
+        (3, b's', Flags::SHARED),
+    ] {
+        if prot.get(index) == Some(&letter) {
+            flags.set(flag);
+        }
+    }
+    let file = inode != 0 || flags.has(Flags::SHARED);
+    if file && !flags.has(Flags::SHARED) {
+        flags.set(Flags::FILE);
+    }
+    let offset = if file { offset as u16 } else { 0 };
+    Some((page(start)..page(end), flags, offset))
+}
+
+fn vm_flags(words: &str) -> Flags {
+    let mut flags = Flags(0);
+    for word in words.split_whitespace() {
+        flags.set(match word {
+            "lo" => Flags::LOCKED,
+            "hg" => Flags::HUGEPAGE,
+            "nh" => Flags::NOHUGEPAGE,
+            "dc" => Flags::DONTFORK,
+            "wf" => Flags::WIPEONFORK,
+            "uw" => Flags::TRACKED,
+            _ => Flags(0),
+        });
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn areas_are_read_from_smaps() {
+        let (a, b, c) = (sys::address(2), sys::address(4), sys::address(5));
+        let smaps = format!(
+            "{a:x}-{b:x} rw-p 00000000 00:00 0 \nSize: 8 kB\nVmFlags: rd wr mr lo uw \n\
+             {b:x}-{c:x} r--p 00003000 00:01 77  /memfd:stamped\nVmFlags: rd dc \n\
+             7f0000000000-7f0000001000 rw-p 00000000 00:00 0\nVmFlags: rd lo\n"
+        );
+        let found = areas(&smaps);
+        let rw = Flags::MAPPED.with(Flags::READ).with(Flags::WRITE);
+        let locked = rw.with(Flags::LOCKED).with(Flags::TRACKED);
+        assert_eq!(found[1], None);
+        assert_eq!(found[3].map(|(flags, _)| flags), Some(locked));
+        let file = Flags::MAPPED.with(Flags::READ).with(Flags::FILE);
+        assert_eq!(found[4], Some((file.with(Flags::DONTFORK), 3)));
+        assert_eq!(found.iter().flatten().count(), 3);
+    }
+}
