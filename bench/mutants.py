@@ -5,8 +5,9 @@
 A mutation is one line in bench/mutations.tsv: name, file, function, the text
 to find in that function and what replaces it. One kernel holds all of them:
 each mutated function exists once more for each mutation, and the word
-`mutant=NAME` on the kernel's command line says which one is called. So there
-is one build, and a bug costs a boot.
+`mutant=NAME` on the kernel's command line says which one is called, or a write
+to /sys/module/memory/parameters/mutant. So there is one build, and a bug costs
+a boot; bench/screen.py spares even that.
 
 Source and build directory are never written to: both are lower layers of an
 overlay mount in a mount namespace of this script's own, so that only the
@@ -29,23 +30,55 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-HUGEPROBE = HERE.parent / "target/x86_64-unknown-linux-gnu/debug/hugeprobe"
+HUGEPROBE = pathlib.Path(os.environ.get("HUGEPROBE") or HERE.parent / "target/x86_64-unknown-linux-gnu/debug/hugeprobe")
+MODULE = "hugeprobe_pfnmap"
 # Which file defines the switch does not matter; this one is always built.
 SWITCH_FILE = "mm/memory.c"
 SWITCH = """
+#include <linux/moduleparam.h>
+
 int mutant __read_mostly;
+/* Which mutated functions were called since the last choice, by their first mutant. */
+unsigned char mutant_reached[{count} + 1];
+static const char * const mutant_names[] = {{ {names} }};
 
-static int __init choose_mutant(char *name)
+static int choose_mutant(char *name)
 {{
-	static const char * const names[] __initconst = {{ {names} }};
-
-	mutant = match_string(names, ARRAY_SIZE(names), name) + 1;
+	mutant = match_string(mutant_names, ARRAY_SIZE(mutant_names), name) + 1;
 	if (mutant <= 0)
 		panic("no mutant %s", name);
 	pr_notice("mutant: %s\\n", name);
 	return 0;
 }}
 early_param("mutant", choose_mutant);
+
+/* At run time a name, or `none`; reading gives the functions reached. */
+static int mutant_set(const char *value, const struct kernel_param *param)
+{{
+	int number = 0;
+
+	if (!sysfs_streq(value, "none")) {{
+		number = __sysfs_match_string(mutant_names, ARRAY_SIZE(mutant_names), value) + 1;
+		if (number <= 0)
+			return -EINVAL;
+	}}
+	WRITE_ONCE(mutant, number);
+	memset(mutant_reached, 0, sizeof(mutant_reached));
+	return 0;
+}}
+
+static int mutant_get(char *buffer, const struct kernel_param *param)
+{{
+	int number, length = 0;
+
+	for (number = 1; number < ARRAY_SIZE(mutant_reached); number++)
+		if (mutant_reached[number])
+			length += scnprintf(buffer + length, PAGE_SIZE - length, "%d ", number);
+	return length;
+}}
+
+static const struct kernel_param_ops mutant_ops = {{ .set = mutant_set, .get = mutant_get }};
+module_param_cb(mutant, &mutant_ops, NULL, 0600);
 """
 
 
@@ -100,14 +133,23 @@ def mutate(text, rows):
         by_function.setdefault(row["function"], []).append(row)
     for name, rows_here in by_function.items():
         function = Function(text, name)
-        copies, calls = "", ""
+        reached = f"mutant_reached[{rows_here[0]['number']}]"
+        copies, calls = "", f"\n\tif (unlikely(!{reached}))\n\t\t{reached} = 1;"
         for row in rows_here:
             find, replace = (row[key].replace("\\n", "\n").replace("\\t", "\t") for key in ("find", "replace"))
             copy_name = f"{name}__{row['name']}"
             copies += function.copy(copy_name, find, replace)
+            row["reach"] = rows_here[0]["number"]
             calls += f"\n\tif (unlikely(mutant == {row['number']})) {function.call(copy_name)}"
         text = text[:function.start] + copies + function.head + calls + function.code + text[function.end:]
-    return "extern int mutant;\n" + text
+    return "extern int mutant;\nextern unsigned char mutant_reached[];\n" + text
+
+
+def compiler(args):
+    """How the folder was built: another word for the compiler would rebuild all of it."""
+    saved = pathlib.Path(args.build) / "init/.main.o.cmd"
+    through_ccache = saved.exists() and ":= ccache gcc " in saved.read_text().splitlines()[0]
+    return ["CC=ccache gcc"] if through_ccache else []
 
 
 def build_all(rows, args):
@@ -128,17 +170,21 @@ def build_all(rows, args):
             victim = pathlib.Path(args.source) / file
             text = mutate(victim.read_text(), [row for row in rows if row["file"] == file])
             if file == SWITCH_FILE:
-                text += SWITCH.format(names=", ".join(f'"{row["name"]}"' for row in rows))
+                text += SWITCH.format(names=", ".join(f'"{row["name"]}"' for row in rows), count=len(rows))
             victim.write_text(text)
         log_path = pathlib.Path(args.out) / "build.log"
         with open(log_path, "w") as log:
             done = subprocess.run(
-                ["make", "-C", args.build, f"-j{os.cpu_count()}", "bzImage", *args.make],
-                stdout=log, stderr=subprocess.STDOUT, check=False)
+                ["make", "-C", args.build, f"-j{os.cpu_count()}", *compiler(args), "bzImage", *args.make],
+                stdout=log, stderr=subprocess.STDOUT, check=False,
+                env={**os.environ, "KBUILD_BUILD_USER": "hugeprobe", "KBUILD_BUILD_HOST": "hugeprobe"})
         if done.returncode:
             print(f"the kernel did not build; see {log_path}")
             return 1
         shutil.copy(pathlib.Path(args.build) / "arch/x86/boot/bzImage", pathlib.Path(args.out) / "bzImage")
+        # Which number stands for which mutation, and for its function.
+        (pathlib.Path(args.out) / "rows.json").write_text(json.dumps(rows, indent=1))
+        build_module(args)
         # Leads to where modules for it can be built: the unmutated folder fits.
         symbols = pathlib.Path(args.out) / "Module.symvers"
         symbols.unlink(missing_ok=True)
@@ -148,6 +194,15 @@ def build_all(rows, args):
         for lower in reversed(mounted):
             subprocess.run(["umount", "-l", lower], check=False)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def build_module(args):
+    """The module of ours that some targets want; without it their tests skip."""
+    with tempfile.TemporaryDirectory() as work:
+        shutil.copytree(HERE.parent / "vm/modules" / MODULE, work, dirs_exist_ok=True)
+        subprocess.run(["make", "-s", "-C", args.build, f"M={work}", "modules"], check=False, stdout=subprocess.DEVNULL)
+        if (pathlib.Path(work) / f"{MODULE}.ko").exists():
+            shutil.copy(pathlib.Path(work) / f"{MODULE}.ko", args.out)
 
 
 def build(args):
