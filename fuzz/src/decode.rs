@@ -6,7 +6,8 @@ use arbitrary::{Result, Unstructured};
 
 use crate::model::Model;
 use crate::program::{
-    Advice, Context, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program, SLOT_PAGES, Step, Target,
+    Advice, Backing, Context, DEVICE_PAGES, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program,
+    SLOT_PAGES, Step, Target,
 };
 use crate::text;
 
@@ -57,9 +58,23 @@ pub fn draw_step(u: &mut Unstructured<'_>, model: &Model, target: Target) -> Res
     let context = Context { model, process };
     let name = draw_name(u, target, model, process)?;
     let mut op = Op::draw(name, u, &context)?;
+    if let Op::Mmap { backing, .. } = &mut op
+        && target == Target::Pfnmap
+        && u.ratio(4, 5)?
+    {
+        *backing = *u.choose(&DEVICE)?;
+    }
     fit(&mut op, u, &context)?;
     Ok(Step::new(Proc(process as u8), op))
 }
+
+/// Mappings of device memory.
+const DEVICE: [Backing; 4] = [
+    Backing::PfnRemap,
+    Backing::PfnPrivate,
+    Backing::PfnPte,
+    Backing::PfnPmd,
+];
 
 /// A process that lives.
 fn draw_process(u: &mut Unstructured<'_>, model: &Model) -> Result<usize> {
@@ -94,7 +109,24 @@ const WEIGHTS: &[(&str, [u16; 4])] = &[
     ("uffd-unregister", [1, 1, 0, 0]),
     ("uffd-protect", [4, 3, 1, 0]),
     ("uffd-unprotect", [2, 1, 1, 0]),
-    ("system", [2, 2, 4, 1]),
+    ("uffd-watch", [4, 2, 2, 0]),
+    ("uffd-fill", [3, 1, 1, 0]),
+    ("uffd-move", [5, 2, 2, 0]),
+    ("uffd-close", [4, 2, 2, 0]),
+    ("splice", [2, 2, 1, 1]),
+    ("drain", [1, 1, 1, 1]),
+    ("direct", [2, 2, 1, 0]),
+    ("inspect", [1, 2, 1, 1]),
+    ("scan", [1, 1, 1, 0]),
+    ("idle", [1, 1, 1, 0]),
+    ("zap", [0, 0, 0, 4]),
+    ("exec", [1, 1, 1, 1]),
+    ("kill", [1, 1, 1, 1]),
+    ("spawn", [1, 1, 1, 2]),
+    ("thp-disable", [1, 1, 1, 0]),
+    ("poke", [2, 2, 1, 1]),
+    ("knob", [1, 1, 3, 0]),
+    ("system", [2, 2, 6, 1]),
     ("remote", [2, 2, 1, 1]),
     ("pin", [2, 2, 1, 1]),
     ("unpin", [1, 1, 1, 1]),
@@ -135,7 +167,10 @@ fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<(
     {
         *new = *len;
     }
-    let touches = matches!(op, Op::Read { .. } | Op::Write { .. } | Op::Remote { .. });
+    let touches = matches!(
+        op,
+        Op::Read { .. } | Op::Write { .. } | Op::Remote { .. } | Op::Poke { .. }
+    );
     let Some((at, len)) = op.span() else {
         return Ok(());
     };
@@ -155,6 +190,16 @@ fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<(
         }
     }
     *len = Len(len.0.min((PAGES - at.page()) as u16));
+    if let Op::Mmap {
+        at, len, backing, ..
+    } = op
+        && backing.is_device()
+    {
+        len.0 = len.0.min((DEVICE_PAGES - at.page() % DEVICE_PAGES) as u16);
+    }
+    let Some((_, len)) = op.span() else {
+        return Ok(());
+    };
     let pages = *len;
     if let Op::Mremap {
         new,

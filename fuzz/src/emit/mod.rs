@@ -10,9 +10,9 @@ use std::fmt::Write as _;
 
 use crate::model::huge::Fate;
 use crate::model::page::{Flags, WORDS};
-use crate::model::{Effect, Model};
+use crate::model::{Effect, MAX_DIRECT, MAX_FILLED, MAX_POKED, Model};
 use crate::program::{
-    ARENA, Access, Addr, Len, Op, PAGES, PROCESSES, Program, SLOT_PAGES, SLOTS, Step,
+    ARENA, Access, Addr, Len, Op, PAGES, PROCESSES, Program, SLOT_PAGES, SLOTS, Step, Via,
 };
 use crate::text;
 use statement::statement;
@@ -73,9 +73,19 @@ fn support(steps: &str) -> String {
         let (name, code) = block.split_once(" */\n").unwrap_or((block, ""));
         let called = match name {
             "scan" => "scan_protect(",
+            "pfn" => "pfn_",
+            "splice" => "splice_pages(",
+            "outside" => "read_all(",
+            "scanned" => "scan_all(",
+            "idle" => "mark_idle(",
             "split" => "split_arena(",
+            "khugepaged" => "khugepaged_pass(",
+            "swap" => "swap_off_and_on(",
+            "execute" => "execute()",
+            "another" => "start_another(",
             "stamped" => "stamped()",
             "uffd" => "uffd_",
+            "fill" => "uffd_fill(",
             name => &format!("{name}("),
         };
         if steps.contains(called) {
@@ -100,7 +110,7 @@ fn code(model: &mut Model, step: &Step) -> Result<String, NoForm> {
     let refused = refusals(model, step);
     let runs = accessed(model, step);
     let statement = statement(step, &runs)?;
-    let looks = if matches!(step.op, Op::Exit {}) {
+    let looks = if matches!(step.op, Op::Exit {} | Op::Exec {}) {
         String::new()
     } else {
         looks(model, who)
@@ -181,13 +191,39 @@ fn accessed(model: &mut Model, step: &Step) -> Vec<Run> {
             len,
             access,
         } => (peer.index(), access == Access::Store, range(at, len)),
+        Op::Direct { at, len, access } => {
+            let pages = range(at, Len(len.0.min(MAX_DIRECT as u16)));
+            return transferred(model, step, pages, access == Access::Store);
+        }
+        Op::Poke {
+            peer,
+            at,
+            len,
+            access,
+            via,
+        } => {
+            let len = Len(len.0.min(MAX_POKED as u16));
+            return poked(model, step, peer.index(), range(at, len), (access, via));
+        }
+        Op::UffdFill { at, len, .. } => {
+            model.assume(step);
+            let pages = range(at, Len(len.0.min(MAX_FILLED as u16)));
+            return runs(pages.map(|page| (page, model.content(who, page).0, 0)));
+        }
         _ => {
             model.assume(step);
             return Vec::new();
         }
     };
     let allowed: Vec<usize> = pages
-        .filter(|page| model.effect(owner, *page, store) == Effect::Done)
+        .filter(|page| {
+            let effect = if matches!(step.op, Op::Remote { .. }) {
+                model.kernel_effect(owner, *page, store)
+            } else {
+                model.effect(owner, *page, store)
+            };
+            effect == Effect::Done
+        })
         .collect();
     let stamped = allowed.into_iter().map(|page| {
         if store {
@@ -199,6 +235,48 @@ fn accessed(model: &mut Model, step: &Step) -> Vec<Run> {
         (page, stamp, if lazy { LAZY } else { 0 })
     });
     runs(stamped)
+}
+
+/// The pages that a direct read or write transfers: all or none.
+fn transferred(
+    model: &mut Model,
+    step: &Step,
+    pages: std::ops::Range<usize>,
+    store: bool,
+) -> Vec<Run> {
+    let who = step.process.index();
+    let allowed = |page| model.kernel_effect(who, page, store) == Effect::Done;
+    if !pages.clone().all(allowed) {
+        return Vec::new();
+    }
+    model.assume(step);
+    runs(pages.map(|page| {
+        let (stamp, lazy) = model.content(who, page);
+        (page, stamp, if lazy { LAZY } else { 0 })
+    }))
+}
+
+/// The pages that a debugger's access of another process reaches.
+fn poked(
+    model: &mut Model,
+    step: &Step,
+    peer: usize,
+    pages: std::ops::Range<usize>,
+    (access, via): (Access, Via),
+) -> Vec<Run> {
+    let store = access == Access::Store;
+    let allowed: Vec<usize> = pages
+        .filter(|page| model.poke_effect(peer, *page, store, via) == Effect::Done)
+        .collect();
+    runs(allowed.into_iter().map(|page| {
+        if store {
+            let stamp = model.next_stamp(step.process.index(), page);
+            model.stored(peer, page, stamp);
+            return (page, stamp, 0);
+        }
+        let (stamp, lazy) = model.content(peer, page);
+        (page, stamp, if lazy { LAZY } else { 0 })
+    }))
 }
 
 /// Accesses of a read or write step that must get a signal.

@@ -3,12 +3,14 @@
 
 use super::{NoForm, Run, cut};
 use crate::program::{
-    Access, Advice, Backing, Clear, Device, Mirror, Move, Node, Op, Prot, Pulse, Step, Track,
+    Access, Advice, Backing, Clear, DEVICE_PAGES, Device, Fill, Knob, Mirror, Move, Node, Op, Prot,
+    Pulse, Spawn, Step, Switch, Track, Via, Watch,
 };
 
 const REGISTER: &str = "0xc020aa00";
 const UNREGISTER: &str = "0x8010aa01";
 const WRITEPROTECT: &str = "0xc018aa06";
+const RWPROTECT: &str = "0xc018aa09";
 
 /// The statements of a step; `runs` are the pages that it stores to or loads
 /// from, with their stamps.
@@ -77,9 +79,44 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
             format!("say(put(\"/proc/self/clear_refs\", \"{value}\"));")
         }
         Op::UffdRegister { at, len, track } => {
-            let kind = if track == Track::Async { 15 } else { 7 };
             let range = format!("uffd_range({REGISTER}, {}, {}, 2)", at.0, cut(at, len));
-            format!("say(uffd_open(1 << {kind}) || {range});")
+            format!("say(uffd_open({}) || {range});", kind(track))
+        }
+        Op::UffdWatch {
+            at,
+            len,
+            track,
+            kind: watch,
+        } => {
+            let mode = match watch {
+                Watch::Missing => 1,
+                Watch::MissingWp => 3,
+                Watch::Minor => 4,
+                Watch::Rwp => 8,
+                Watch::MissingRwp => 9,
+            };
+            let range = format!("uffd_range({REGISTER}, {}, {}, {mode})", at.0, cut(at, len));
+            format!("need(uffd_open({}) || {range});", kind(track))
+        }
+        Op::UffdFill { how, .. } => lines(runs, |run| {
+            let number = match how {
+                Fill::Copy => "0xc028aa03, 0",
+                Fill::CopyProtected => "0xc028aa03, 2",
+                Fill::Zero => "0xc020aa04, 0",
+                Fill::Continue => "0xc020aa07, 0",
+            };
+            format!(
+                "need(uffd_fill({}, {}, {:#x}UL, {:#x}UL, {number}));",
+                run.page, run.count, run.stamp, run.step
+            )
+        }),
+        Op::UffdMove { at, len, to } => {
+            format!("need(uffd_move({}, {}, {}));", at.0, cut(at, len), to.0)
+        }
+        Op::UffdClose { at, len, on } => {
+            let mode = u8::from(on == Switch::On);
+            let count = cut(at, len);
+            format!("need(uffd_range({RWPROTECT}, {}, {count}, {mode}));", at.0)
         }
         Op::UffdUnregister { at, len } => {
             format!(
@@ -107,12 +144,99 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
             format!("say(pin({}, {pages}));", at.0)
         }
         Op::Unpin {} => "say(unpin());".to_owned(),
+        Op::Place {
+            node: node @ (Node::Migrate0 | Node::Migrate1),
+            ..
+        } => {
+            let (from, to) = if node == Node::Migrate1 {
+                (1, 2)
+            } else {
+                (2, 1)
+            };
+            format!(
+                "{{ unsigned long masks[2] = {{ {from}, {to} }};\n\t\t\
+                 say(syscall(SYS_migrate_pages, 0, 65, masks, masks + 1) < 0); }}"
+            )
+        }
+        Op::Splice { at, len } => {
+            let count = crate::model::Model::spliced_pages(at, len);
+            format!("say(splice_pages({}, {count}) < 0);", at.0)
+        }
+        Op::Drain {} => "say(splice_pages(0, 0));".to_owned(),
+        Op::Direct { access, .. } => {
+            let store = u8::from(access == Access::Store);
+            lines(runs, |run| {
+                let Run {
+                    page,
+                    count,
+                    stamp,
+                    step,
+                    flags,
+                } = run;
+                format!("direct({page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags});")
+            })
+        }
+        Op::Inspect { peer, what } => {
+            format!("say(read_all({}, \"{}\"));", peer.0, what.name())
+        }
+        Op::Scan { at, len, .. } => format!("say(scan_all({}, {}));", at.0, cut(at, len)),
+        Op::Idle { at, len } => format!("say(mark_idle({}, {}));", at.0, cut(at, len)),
+        Op::Zap { at, len } => {
+            let first = at.page() % DEVICE_PAGES;
+            let count = len.pages().min(DEVICE_PAGES - first);
+            format!("need(pfn_zap({first}, {count}));")
+        }
+        Op::Exec {} => "say(execute()); leave();".to_owned(),
+        Op::Kill { peer } => format!("slay({});", peer.0),
+        Op::Spawn { how } => {
+            let flags = match how {
+                Spawn::Fork => "0",
+                Spawn::Vfork => "CLONE_VM | CLONE_VFORK",
+            };
+            format!("say(start_another({flags}));")
+        }
+        Op::ThpDisable { on } => {
+            let on = u8::from(on == Switch::On);
+            format!("say(prctl(PR_SET_THP_DISABLE, {on}, 0, 0, 0));")
+        }
+        Op::Knob { knob } => {
+            let (sizes, name, value) = match knob {
+                Knob::SizesNone => (0, "", ""),
+                Knob::SizesSmall => (4, "", ""),
+                Knob::SizesAll => (7, "", ""),
+                Knob::PtesNone0 => (-1, "max_ptes_none", "0"),
+                Knob::PtesNone511 => (-1, "max_ptes_none", "511"),
+                Knob::PtesSwap0 => (-1, "max_ptes_swap", "0"),
+                Knob::PtesShared0 => (-1, "max_ptes_shared", "0"),
+            };
+            format!("knob({sizes}, \"{name}\", \"{value}\");")
+        }
+        Op::Poke {
+            peer, access, via, ..
+        } => {
+            // traced, /proc/PID/mem does not ask for permission either (FOLL_FORCE)
+            let trace = u8::from(via == Via::Ptrace);
+            lines(runs, |run| {
+                let (store, flags) = (u8::from(access == Access::Store), run.flags);
+                let Run {
+                    page,
+                    count,
+                    stamp,
+                    step,
+                    ..
+                } = run;
+                format!(
+                    "poke({}, {page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags}, {trace});",
+                    peer.0
+                )
+            })
+        }
         Op::Place { at, len, node } => {
             let (number, bind) = match node {
                 Node::Move0 => (0, 0),
                 Node::Move1 => (1, 0),
                 Node::Bind0 => (0, 1),
-                Node::Bind1 => (1, 1),
+                _ => (1, 1),
             };
             format!("say(place({}, {}, {number}, {bind}));", at.0, cut(at, len))
         }
@@ -126,6 +250,15 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
         Op::System {
             pulse: Pulse::Shrink,
         } => put("/proc/sys/vm/drop_caches", 2),
+        Op::System {
+            pulse: Pulse::Khugepaged,
+        } => "say(khugepaged_pass());".to_owned(),
+        Op::System {
+            pulse: Pulse::Reclaim,
+        } => "say(reclaim());".to_owned(),
+        Op::System {
+            pulse: Pulse::Swapoff,
+        } => "say(swap_off_and_on());".to_owned(),
         Op::Device {
             mirror,
             what,
@@ -137,10 +270,25 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
 }
 
 fn mmap(at: usize, count: usize, p: Prot, backing: Backing) -> String {
+    let device = match backing {
+        Backing::PfnRemap => Some((0, "MAP_SHARED")),
+        Backing::PfnPrivate => Some((0, "MAP_PRIVATE")),
+        Backing::PfnPte => Some((2, "MAP_SHARED")),
+        Backing::PfnPmd => Some((3, "MAP_SHARED")),
+        _ => None,
+    };
+    if let Some((mode, flags)) = device {
+        let place = format!("P({at}), {count} * SIZE, {}", prot(p));
+        let offset = at % DEVICE_PAGES;
+        return format!(
+            "need(mmap({place}, {flags} | MAP_FIXED, pfn_file({mode}), {offset} * SIZE) == MAP_FAILED);"
+        );
+    }
     let (flags, fd) = match backing {
         Backing::Anon => ("MAP_PRIVATE | MAP_ANONYMOUS", "-1"),
+        Backing::Populated => ("MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE", "-1"),
         Backing::Shared => ("MAP_SHARED | MAP_ANONYMOUS", "-1"),
-        Backing::File => ("MAP_PRIVATE", "stamped()"),
+        _ => ("MAP_PRIVATE", "stamped()"),
     };
     let flags = format!("{flags} | MAP_FIXED | MAP_NORESERVE, {fd}, 0");
     format!(
@@ -187,6 +335,14 @@ fn lines(runs: &[Run], line: impl Fn(&Run) -> String) -> String {
         ";".to_owned()
     } else {
         lines.join("\n\t\t")
+    }
+}
+
+/// The feature of a userfaultfd.
+fn kind(track: Track) -> &'static str {
+    match track {
+        Track::Async => "1 << 15",
+        Track::Sigbus => "1 << 7",
     }
 }
 

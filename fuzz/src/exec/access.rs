@@ -24,15 +24,15 @@ impl Process<'_> {
 
     /// Loads a page, checks that this does what it must, and the content.
     pub(super) fn load(&self, page: usize) -> Result<(), check::Broken> {
-        let expected = self.setup.board.model().effect(self.me, page, false);
+        let expected = self.expected(page, false);
         let mut words = [0; 4];
         let found = load_words(page, &mut words);
         agree(page, "load", expected, found)?;
-        if found.is_ok() {
-            self.check_words(page, &words)
-        } else {
-            Ok(())
+        if found.is_err() {
+            return Ok(());
         }
+        self.setup.board.model().loaded(self.me, page);
+        self.check_words(page, &words)
     }
 
     /// Compares the words of a page with the model.
@@ -60,7 +60,7 @@ impl Process<'_> {
 
     fn store(&self, page: usize) -> Result<(), check::Broken> {
         let model = self.setup.board.model();
-        let expected = model.effect(self.me, page, true);
+        let expected = self.expected(page, true);
         let stamp = model.next_stamp(self.me, page);
         let found = store_words(page, stamp);
         agree(page, "store", expected, found)?;
@@ -94,7 +94,7 @@ impl Process<'_> {
     ) -> Result<(), check::Broken> {
         let model = self.setup.board.model();
         let store = access == Access::Store;
-        let expected = model.effect(peer, page, store);
+        let expected = model.kernel_effect(peer, page, store);
         let stamp = model.next_stamp(self.me, page);
         let mut words = if store {
             std::array::from_fn(|i| word(stamp, i))
@@ -124,6 +124,7 @@ impl Process<'_> {
             model.stored(peer, page, stamp);
             return Ok(());
         }
+        model.unsettle_closed(peer, page);
         let (content, or_zero) = model.content(peer, page);
         let right = (0..4).all(|i| words[i] == word(content, i)) || or_zero && words == [0; 4];
         if right {

@@ -58,6 +58,7 @@ pub struct Stats {
 struct Shared {
     turn: AtomicU32,
     leaving: AtomicI32,
+    doomed: AtomicI32,
     pids: [AtomicI32; PROCESSES],
     count: u32,
     bare: bool,
@@ -105,6 +106,10 @@ impl Board {
         let rest = (base as usize + bytes).saturating_sub(first);
         // SAFETY: advice about the mapping just made; without effect where refused.
         unsafe { libc::madvise(first as *mut _, rest, libc::MADV_HUGEPAGE) };
+        // Charged to us and not to the group of the programs, whose reclaim would swap it
+        // out, which smaps then counts.
+        // SAFETY: touches the mapping just made; without effect where refused.
+        unsafe { libc::madvise(base, bytes, libc::MADV_POPULATE_WRITE) };
         // Zero pages are a valid Shared: numbers, and `None` is written below.
         let board =
             Self(NonNull::new(base.cast()).expect("mmap without MAP_FIXED does not return 0"));
@@ -168,6 +173,7 @@ impl Board {
         shared.results.fill(None);
         shared.model.start();
         shared.leaving.store(-1, Ordering::Relaxed);
+        shared.doomed.store(-1, Ordering::Relaxed);
         shared
             .pids
             .iter()
@@ -189,17 +195,24 @@ impl Board {
         }
     }
 
+    /// Whether any step of the program is of that kind.
+    fn any(&self, kind: impl Fn(&Op) -> bool) -> bool {
+        (0..self.count()).any(|index| self.step(index).is_some_and(|step| kind(&step.op)))
+    }
+
     /// Whether the program has operations of the mirror devices.
     pub fn uses_devices(&self) -> bool {
-        (0..self.count()).any(|index| {
-            matches!(
-                self.step(index),
-                Some(Step {
-                    op: Op::Device { .. },
-                    ..
-                })
-            )
-        })
+        self.any(|op| matches!(op, Op::Device { .. }))
+    }
+
+    /// Whether the program turns knobs.
+    pub fn turns_knobs(&self) -> bool {
+        self.any(|op| matches!(op, Op::Knob { .. }))
+    }
+
+    /// Whether the program maps device memory by page frame number.
+    pub fn maps_device(&self) -> bool {
+        self.any(|op| matches!(op, Op::Mmap { backing, .. } if backing.is_device()))
     }
 
     /// Records what a step returned: 0 or an errno.
@@ -345,6 +358,19 @@ impl Board {
     /// The process that is about to leave.
     pub fn leaving(&self) -> Option<usize> {
         usize::try_from(self.shared().leaving.load(Ordering::SeqCst)).ok()
+    }
+
+    /// Says that a process is about to be killed by another, which waits for its end.
+    pub fn set_doomed(&self, process: usize) {
+        self.shared().doomed.store(process as i32, Ordering::SeqCst);
+    }
+
+    /// Whether the process is to be killed; once.
+    pub fn take_doomed(&self, process: usize) -> bool {
+        let (doomed, nobody) = (process as i32, -1);
+        let word = &self.shared().doomed;
+        word.compare_exchange(doomed, nobody, Ordering::SeqCst, Ordering::SeqCst)
+            .is_ok()
     }
 
     /// The pid of a process, 0 if there is none.

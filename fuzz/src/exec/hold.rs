@@ -183,6 +183,8 @@ pub fn place_with(at: Addr, len: Len, node: Node, scratch: &mut Scratch) -> i32 
     let pages = len.pages().min(PAGES - at.page());
     let start = sys::address(at.page());
     let (number, bind) = match node {
+        Node::Migrate0 => return migrate(1, 0),
+        Node::Migrate1 => return migrate(0, 1),
         Node::Move0 => (0, false),
         Node::Move1 => (1, false),
         Node::Bind0 => (0, true),
@@ -227,4 +229,20 @@ pub fn place_with(at: Addr, len: Len, node: Node, scratch: &mut Scratch) -> i32 
     };
     // move_pages returns the number of pages that it could not move
     if result >= 0 { 0 } else { sys::errno() }
+}
+
+/// `migrate_pages`: all pages of this process from one node to another.
+fn migrate(from: u32, to: u32) -> i32 {
+    let masks = [1usize << from, 1usize << to];
+    // SAFETY: two masks of 64 bits; moves pages of this process.
+    let left = unsafe {
+        libc::syscall(
+            libc::SYS_migrate_pages,
+            0,
+            65,
+            &raw const masks[0],
+            &raw const masks[1],
+        )
+    };
+    if left >= 0 { 0 } else { sys::errno() }
 }

@@ -675,5 +675,7 @@ fn pulsate(pulse: Pulse) -> i32 {
             let result = file.and_then(|mut file| file.write_all(&text[..count]));
             result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
         }
+        // not in racing blocks (`model::race::refuses`)
+        Pulse::Khugepaged | Pulse::Reclaim | Pulse::Swapoff => libc::EINVAL,
     }
 }

@@ -2,22 +2,26 @@
 //! One process of a program: waits for its turn, works, checks, passes on.
 
 use std::cell::Cell;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use super::board::{Board, Duty, STOP};
 use super::check;
+use super::depart;
 use super::hold::{self, Pin};
 use super::mirror::Mirrors;
+use super::pfn::PfnFiles;
 use super::phases::Phase;
+use super::pipe::{Disk, Pipe};
 use super::rally::Rally;
 use super::sys;
+use super::system;
+pub use super::system::write_to;
 use super::track::Tracker;
 use super::violation::{Oracle, Violation};
+use super::watch::Known;
 use crate::kcov::{Kcov, Trace};
 use crate::model::{Facts, Model};
-use crate::program::{Advice, Clear, Op, PAGES, Proc, Pulse, Step, Track};
+use crate::program::{Addr, Advice, Backing, Clear, Len, Op, Proc, Prot, Step, Switch, Track};
 use crate::text;
 
 /// What every process of a program has.
@@ -34,6 +38,12 @@ pub struct Setup {
     pub lane_kcov: Vec<Kcov>,
     /// Nobody else uses the machine, so its counters are ours.
     pub alone: bool,
+    /// A block device, if the kernel can make one.
+    pub disk: Option<Disk>,
+    /// Device memory, if there is any.
+    pub pfn: PfnFiles,
+    /// A program that does nothing, to be executed.
+    pub nothing: i32,
     /// What the kernel can tell.
     pub features: check::Features,
 }
@@ -46,6 +56,7 @@ pub struct Process<'a> {
     pub(super) tracker: Option<Tracker>,
     pub(super) mirrors: Mirrors,
     pub(super) pin: Option<Pin>,
+    pub(super) pipe: Option<Pipe>,
     trace: Option<Trace>,
     /// Coverage was collected in the middle of the step.
     pub(super) relieved: Cell<bool>,
@@ -53,12 +64,15 @@ pub struct Process<'a> {
     pub(super) inject: Option<u8>,
     /// The areas after a racing block, where one thread alone changed them.
     pub(super) areas: Option<Box<Model>>,
+    /// What is known of the step beside what it returned.
+    pub(super) known: Known,
 }
 
 /// Facts by asking the kernel.
 #[derive(Default)]
 struct Asked {
     locked: std::cell::OnceCell<Vec<bool>>,
+    known: Known,
 }
 
 impl Facts for Asked {
@@ -72,6 +86,14 @@ impl Facts for Asked {
             check::locked_pages(&smaps)
         });
         pages[page]
+    }
+
+    fn populated_before(&self, page: usize) -> Option<bool> {
+        self.known.populated(page)
+    }
+
+    fn amount(&self) -> Option<usize> {
+        self.known.amount
     }
 }
 
@@ -96,6 +118,8 @@ impl Process<'_> {
             trace: None,
             relieved: Cell::new(false),
             inject: None,
+            pipe: None,
+            known: Known::default(),
             areas: None,
         }
     }
@@ -175,6 +199,7 @@ impl Process<'_> {
         let mut clock = Instant::now();
         let huge = self.huge_before(step);
         self.board().spent(Phase::Huge, &mut clock);
+        self.known = self.known_before(step).map_err(broken)?;
         self.relieved.set(false);
         if let Some(trace) = &self.trace {
             trace.reset();
@@ -194,14 +219,22 @@ impl Process<'_> {
         stats.calls += 1;
         stats.succeeded += u64::from(result == 0);
         self.board().set_result(index, result);
-        if let Op::Exit {} = step.op {
+        if let Op::Exit {} | Op::Exec {} = step.op {
             let _ = self.board().model().apply(step, 0, &Asked::default());
+            if step.op == (Op::Exec {}) {
+                self.board().set_leaving(self.me as i32);
+                self.replace();
+            }
             self.leave();
         }
+        let asked = Asked {
+            known: std::mem::take(&mut self.known),
+            ..Asked::default()
+        };
         let touched = self
             .board()
             .model()
-            .apply(step, result, &Asked::default())
+            .apply(step, result, &asked)
             .map_err(|unexpected| {
                 let what = returned(unexpected.got, unexpected.wanted);
                 violation(index, step, Oracle::Errno, &what, String::new())
@@ -259,7 +292,8 @@ impl Process<'_> {
                 len,
                 prot,
                 backing,
-            } => sys::mmap(at, len, prot, backing, self.setup.file),
+            } => self.mmap(at, len, prot, backing),
+            Op::Zap { at, len } => self.setup.pfn.zap(at, len),
             Op::Munmap { at, len } => sys::munmap(at, len),
             Op::Mprotect { at, len, prot } => sys::mprotect(at, len, prot),
             Op::Mremap {
@@ -283,7 +317,18 @@ impl Process<'_> {
             Op::Read { at, len } => self.load_range(at, len)?,
             Op::Write { at, len } => self.store_range(at, len)?,
             Op::Fork { child } => self.fork(child),
-            Op::Exit {} => 0,
+            Op::Exit {} | Op::Exec {} => 0,
+            Op::Kill { peer } => self.kill(peer),
+            Op::Spawn { how } => self.spawn(how),
+            Op::ThpDisable { on } => depart::disable_thp(on == Switch::On),
+            Op::Knob { knob } => system::turn(knob),
+            Op::Poke {
+                peer,
+                at,
+                len,
+                access,
+                via,
+            } => self.poke(peer, (at, len), access, via)?,
             Op::ClearRefs { what } => write_to(
                 "/proc/self/clear_refs",
                 if what == Clear::SoftDirty { "4" } else { "1" },
@@ -297,6 +342,15 @@ impl Process<'_> {
             Op::UffdUnprotect { at, len } => {
                 self.tracked(|tracker| tracker.protect(at, len, false))
             }
+            Op::UffdWatch {
+                at,
+                len,
+                track,
+                kind,
+            } => self.track(track, |tracker| tracker.watch(at, len, kind)),
+            Op::UffdFill { at, len, how } => self.fill(at, len, how),
+            Op::UffdMove { at, len, to } => self.shift(at, len, to),
+            Op::UffdClose { at, len, on } => self.tracked(|tracker| tracker.close(at, len, on)),
             Op::Device {
                 mirror,
                 what,
@@ -304,6 +358,12 @@ impl Process<'_> {
                 len,
             } => self.device(mirror, what, at, len)?,
             Op::Pin { at, len } => self.pin(at, len),
+            Op::Splice { at, len } => self.splice(at, len)?,
+            Op::Drain {} => self.drain()?,
+            Op::Direct { at, len, access } => self.direct(at, len, access)?,
+            Op::Inspect { peer, what } => self.inspect(peer, what)?,
+            Op::Scan { at, len, what } => self.scan(at, len, what)?,
+            Op::Idle { at, len } => self.idle(at, len)?,
             Op::Unpin {} => self.unpin(),
             Op::Place { at, len, node } => hold::place(at, len, node),
             Op::ScanProtect { at, len } => self.scan_protect(at, len),
@@ -329,6 +389,7 @@ impl Process<'_> {
                 std::mem::forget(self.pagemap.take());
                 std::mem::forget(self.tracker.take());
                 std::mem::forget(self.pin.take());
+                std::mem::forget(self.pipe.take());
                 self.mirrors.disown();
                 self.board().set_pid(self.me, std::process::id() as i32);
                 self.attach();
@@ -340,6 +401,16 @@ impl Process<'_> {
                 0
             }
             error => -error,
+        }
+    }
+
+    fn mmap(&self, at: Addr, len: Len, prot: Prot, backing: Backing) -> i32 {
+        if !backing.is_device() {
+            return sys::mmap(at, len, prot, backing, self.setup.file);
+        }
+        match self.setup.pfn.file(backing) {
+            -1 => libc::ENODEV,
+            file => sys::mmap(at, len, prot, backing, file),
         }
     }
 
@@ -355,18 +426,6 @@ impl Process<'_> {
 
     fn tracked(&self, f: impl Fn(&Tracker) -> i32) -> i32 {
         self.tracker.as_ref().map_or(libc::EINVAL, f)
-    }
-
-    fn pulse(&self, pulse: Pulse) -> i32 {
-        match pulse {
-            Pulse::Compact => write_to("/proc/sys/vm/compact_memory", "1"),
-            Pulse::Shrink => write_to("/proc/sys/vm/drop_caches", "2"),
-            Pulse::Split => {
-                let (start, end) = (sys::address(0), sys::address(PAGES));
-                let request = format!("{},{start:#x},{end:#x}", std::process::id());
-                write_to("/sys/kernel/debug/split_huge_pages", &request)
-            }
-        }
     }
 }
 
@@ -399,15 +458,6 @@ pub fn violation(
         title,
         detail,
     })
-}
-
-/// Writes to a file of procfs or debugfs. Returns 0 or an errno.
-pub fn write_to(path: &str, text: &str) -> i32 {
-    let result = OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|mut file| file.write_all(text.as_bytes()));
-    result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
 }
 
 /// What an operation is called in titles.

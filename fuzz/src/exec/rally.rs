@@ -47,7 +47,7 @@ struct Shared {
     access: [[AtomicU8; PAGES]; PROCESSES],
     results: [[AtomicI32; RESULTS]; MAX_STEPS],
     counts: [[AtomicU32; 2]; MAX_STEPS],
-    settled: [[AtomicBool; PAGES]; OBJECTS],
+    settled: [[AtomicBool; PAGES]; OBJECTS + 1],
     broken: AtomicBool,
     cover: AtomicBool,
 }

@@ -10,9 +10,12 @@ use super::board::{Board, Stats};
 use super::check::Features;
 use super::cover::Cover;
 use super::klog::KernelLog;
+use super::pfn::PfnFiles;
 use super::phases::Phase;
+use super::pipe::Disk;
 use super::process::Setup;
 use super::rally::Rally;
+use super::system;
 use super::violation::{Oracle, Violation};
 use super::worker;
 use crate::kcov::{self, Kcov};
@@ -75,7 +78,7 @@ impl Session {
             return Err(SessionError::NotAGuest);
         }
         if guest {
-            prepare_guest();
+            system::prepare_guest();
         }
         let board = Board::new().map_err(failed("map shared memory"))?;
         board.cover().text = kcov::text_start().unwrap_or(0xffff_ffff_8100_0000);
@@ -99,6 +102,9 @@ impl Session {
                         kcov,
                         lane_kcov,
                         alone: guest,
+                        disk: guest.then(Disk::open).flatten(),
+                        pfn: PfnFiles::open(),
+                        nothing: super::depart::nothing_file(),
                         features,
                     },
                     theirs,
@@ -233,32 +239,6 @@ fn failed(doing: &'static str) -> impl Fn(io::Error) -> SessionError {
     move |source| SessionError::System { doing, source }
 }
 
-/// Settings of a guest for fuzzing: huge pages where asked for, and no work of
-/// khugepaged behind the program's back. What a kernel does not have stays out.
-fn prepare_guest() {
-    let thp = "/sys/kernel/mm/transparent_hugepage";
-    for (path, value) in [
-        (format!("{thp}/enabled"), "madvise"),
-        (format!("{thp}/hugepages-64kB/enabled"), "madvise"),
-        (format!("{thp}/hugepages-512kB/enabled"), "madvise"),
-        (format!("{thp}/shmem_enabled"), "advise"),
-        (format!("{thp}/khugepaged/scan_sleep_millisecs"), "3600000"),
-        (format!("{thp}/khugepaged/alloc_sleep_millisecs"), "3600000"),
-        ("/proc/sys/kernel/print-fatal-signals".into(), "0"),
-        ("/proc/sys/vm/overcommit_memory".into(), "1"),
-        (
-            "/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait".into(),
-            "N",
-        ),
-        ("/sys/kernel/debug/fail_page_alloc/min-order".into(), "0"),
-        ("/sys/kernel/debug/fail_page_alloc/verbose".into(), "0"),
-        ("/sys/kernel/debug/failslab/ignore-gfp-wait".into(), "N"),
-        ("/sys/kernel/debug/failslab/verbose".into(), "0"),
-    ] {
-        let _ = std::fs::write(path, value);
-    }
-}
-
 /// The worker's loop: a request in, one program, one byte out. Counters of the
 /// whole system and the kernel log only mean something if nobody else is there.
 fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
@@ -269,6 +249,7 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     }
     stay_on_one_cpu();
     if setup.alone {
+        system::enter_group();
         dirty_free_memory();
     }
     let mut programs = 0u32;
@@ -278,6 +259,9 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     let mut request = [0];
     while ready.is_ok() && requests.read_exact(&mut request).is_ok() {
         let mut clock = Instant::now();
+        if setup.board.maps_device() {
+            setup.pfn.clear();
+        }
         worker::run_program(setup);
         if request == [RUN_BARE] {
             if requests.write_all(&[1]).is_err() {
@@ -287,6 +271,9 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         }
         setup.board.spent(Phase::Program, &mut clock);
         programs += 1;
+        if setup.alone && setup.board.turns_knobs() {
+            system::turn_back();
+        }
         if programs.is_multiple_of(RELEASE_EACH) {
             super::mirror::release_devices();
         }

@@ -7,7 +7,9 @@ use std::io;
 
 use libc::{c_int, c_void};
 
-use crate::program::{ARENA, Access, Addr, Advice, Backing, Len, Move, PAGE, PAGES, Prot};
+use crate::program::{
+    ARENA, Access, Addr, Advice, Backing, DEVICE_PAGES, Len, Move, PAGE, PAGES, Prot,
+};
 
 /// The errno of the last call of this thread.
 pub fn errno() -> i32 {
@@ -44,8 +46,18 @@ pub fn mmap(at: Addr, len: Len, prot: Prot, backing: Backing, file: c_int) -> i3
     let (start, bytes) = span(at, len);
     let (flags, fd) = match backing {
         Backing::Anon => (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1),
+        Backing::Populated => (
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+            -1,
+        ),
         Backing::Shared => (libc::MAP_SHARED | libc::MAP_ANONYMOUS, -1),
-        Backing::File => (libc::MAP_PRIVATE, file),
+        Backing::File | Backing::PfnPrivate => (libc::MAP_PRIVATE, file),
+        Backing::PfnRemap | Backing::PfnPte | Backing::PfnPmd => (libc::MAP_SHARED, file),
+    };
+    let offset = if backing.is_device() {
+        at.page() % DEVICE_PAGES * PAGE
+    } else {
+        0
     };
     // SAFETY: maps over the arena only.
     let result = unsafe {
@@ -55,7 +67,7 @@ pub fn mmap(at: Addr, len: Len, prot: Prot, backing: Backing, file: c_int) -> i3
             prot_bits(prot),
             flags | libc::MAP_FIXED | libc::MAP_NORESERVE,
             fd,
-            0,
+            offset as libc::off_t,
         )
     };
     match result {
@@ -127,12 +139,16 @@ pub fn advice_number(advice: Advice) -> c_int {
         Advice::Dofork => libc::MADV_DOFORK,
         Advice::Mergeable => libc::MADV_MERGEABLE,
         Advice::Unmergeable => libc::MADV_UNMERGEABLE,
+        Advice::SoftOffline => 101,
     }
 }
 
 /// `madvise`.
 pub fn madvise(at: Addr, len: Len, advice: Advice) -> i32 {
-    let (start, bytes) = span(at, len);
+    let (start, mut bytes) = span(at, len);
+    if advice == Advice::SoftOffline {
+        bytes = bytes.min(2 * PAGE);
+    }
     // SAFETY: advises about the arena only.
     check(unsafe { libc::madvise(start, bytes, advice_number(advice)) })
 }

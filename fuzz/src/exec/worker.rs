@@ -89,8 +89,10 @@ fn reap_one(setup: &Setup) -> Reaped {
     let Some(process) = (0..PROCESSES).find(|&p| board.pid(p) == pid) else {
         return Reaped::One;
     };
+    let killed = libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL;
+    let doomed = killed && board.take_doomed(process);
     board.set_pid(process, 0);
-    if board.turn() == STOP {
+    if doomed || board.turn() == STOP {
         return Reaped::One;
     }
     if setup.rally.is_doomed(process) && matches!(board.duty(board.turn()), Duty::Run(_)) {

@@ -27,6 +27,9 @@ impl Model {
                 self.advise(who, at, len, advice);
                 Wanted::OrAny(&[EINVAL, ENOMEM, EAGAIN])
             }
+            Advice::SoftOffline => {
+                Wanted::OrAny(&[EINVAL, EBUSY, EFAULT, ENOMEM, EAGAIN, libc::EIO])
+            }
             Advice::Pageout | Advice::Cold => {
                 let wanted = self.advise(who, at, len, advice);
                 // a page that may be dropped is dropped here or not
@@ -61,6 +64,8 @@ impl Model {
             let page = self.processes[who].pages[index];
             if !page.flags.has(Flags::MAPPED) {
                 hole = true;
+            } else if page.flags.has(Flags::PFN) {
+                return Wanted::OrAny(&[EINVAL, EACCES, libc::EOPNOTSUPP, libc::ENODEV]);
             } else if let Some(errno) = refused(&page, Advice::Remove) {
                 return Wanted::Exactly(errno);
             } else {
@@ -76,9 +81,12 @@ impl Model {
     fn populate(&mut self, who: usize, at: Addr, len: Len, advice: Advice) -> Wanted {
         let store = advice == Advice::PopulateWrite;
         let end = (at.page() + len.pages()).min(PAGES);
-        let accessible = (at.page()..end).all(|page| self.effect(who, page, store) == Effect::Done);
-        if store {
-            self.unsettle_protection(who, at, len);
+        let accessible =
+            (at.page()..end).all(|page| self.kernel_effect(who, page, store) == Effect::Done);
+        for page in self.range(who, at, len) {
+            if store || page.flags.has(Flags::RWP) {
+                page.unsettle_protection();
+            }
         }
         if accessible {
             Wanted::Exactly(0)
@@ -92,7 +100,10 @@ impl Model {
 fn refused(page: &Page, advice: Advice) -> Option<i32> {
     let flags = page.flags;
     let locked = flags.has(Flags::LOCKED);
-    let file = flags.any(Flags::SHARED.with(Flags::FILE));
+    let file = flags.any(Flags::SHARED.with(Flags::FILE).with(Flags::PFN));
+    if flags.has(Flags::PFN) {
+        return refused_device(advice);
+    }
     match advice {
         Advice::Dontneed | Advice::Cold | Advice::Pageout | Advice::GuardInstall => {
             locked.then_some(EINVAL)
@@ -103,6 +114,23 @@ fn refused(page: &Page, advice: Advice) -> Option<i32> {
         Advice::Remove => (!flags.has(Flags::SHARED)).then_some(EACCES),
         _ => None,
     }
+}
+
+/// The same for device memory (VM_PFNMAP and VM_IO).
+fn refused_device(advice: Advice) -> Option<i32> {
+    let refused = matches!(
+        advice,
+        Advice::Dontneed
+            | Advice::DontneedLocked
+            | Advice::Free
+            | Advice::Cold
+            | Advice::Pageout
+            | Advice::GuardInstall
+            | Advice::GuardRemove
+            | Advice::Wipeonfork
+            | Advice::Dofork
+    );
+    refused.then_some(EINVAL)
 }
 
 fn advise_page(page: &mut Page, advice: Advice) {

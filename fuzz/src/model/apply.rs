@@ -18,6 +18,9 @@ impl Model {
                 backing: crate::program::Backing::Shared,
                 ..
             } => usize::from(self.used_objects) == OBJECTS,
+            Op::Mmap {
+                at, len, backing, ..
+            } => backing.is_device() && Self::leaves_device(at, len),
             Op::Mremap {
                 at,
                 len,
@@ -26,11 +29,20 @@ impl Model {
                 how,
             } => self.refuses_move(who, memory::Remap::new(at, len, to, new, how)),
             Op::Fork { child } => self.alive(child.index()),
-            Op::Exit {} => who == 0,
-            Op::Remote { peer, .. } => peer.index() == who || !self.alive(peer.index()),
-            Op::UffdUnregister { .. } | Op::UffdProtect { .. } | Op::UffdUnprotect { .. } => {
-                self.processes[who].uffd == 0
+            Op::Exit {} | Op::Exec {} => who == 0,
+            Op::Kill { peer } if peer.index() == 0 => true,
+            Op::Kill { peer }
+            | Op::Inspect { peer, .. }
+            | Op::Poke { peer, .. }
+            | Op::Remote { peer, .. } => peer.index() == who || !self.alive(peer.index()),
+            Op::UffdMove { at, len, to } => {
+                self.processes[who].uffd == 0 || self.refuses_uffd_move(at, len, to)
             }
+            Op::UffdUnregister { .. }
+            | Op::UffdProtect { .. }
+            | Op::UffdUnprotect { .. }
+            | Op::UffdFill { .. }
+            | Op::UffdClose { .. } => self.processes[who].uffd == 0,
             _ => false,
         }
     }
@@ -68,6 +80,20 @@ impl Model {
                 len,
                 prot,
                 backing,
+            } if backing.is_device() => self.mmap_device(who, (at, len), prot, backing, got),
+            Op::Splice { at, len } => self.splice(who, (at, len), got, facts),
+            Op::Drain {} => self.drain(who),
+            Op::Direct { at, len, access } => self.direct(who, at, len, access),
+            Op::Inspect { .. } => (self.look(), Touched::default()),
+            Op::Scan { at, len, .. } | Op::Idle { at, len } => {
+                (self.look(), Touched::range(at.page(), len.pages()))
+            }
+            Op::Zap { at, len } => self.zap(at, len),
+            Op::Mmap {
+                at,
+                len,
+                prot,
+                backing,
             } => self.mmap(who, at, len, prot, backing),
             Op::Munmap { at, len } => self.munmap(who, at, len),
             Op::Mprotect { at, len, prot } => self.mprotect(who, at, len, prot),
@@ -77,18 +103,38 @@ impl Model {
                 to,
                 new,
                 how,
-            } => self.mremap(who, memory::Remap::new(at, len, to, new, how), got, facts),
+            } => {
+                let remap = memory::Remap::new(at, len, to, new, how);
+                let before = (injecting && got == 0).then(|| Box::new(*self.pages(who)));
+                let applied = self.mremap(who, remap, got, facts);
+                if let Some(before) = before {
+                    self.settle_source(who, remap, &before[..], facts);
+                }
+                applied
+            }
             Op::Madvise { at, len, advice } => self.madvise(who, at, len, advice, got),
             Op::Mlock { at, len } => self.mlock(who, at, len, true),
             Op::MlockOnfault { at, len } => self.mlock(who, at, len, false),
             Op::Munlock { at, len } => self.munlock(who, at, len),
             Op::Fork { child } => self.fork(who, child.index(), got),
-            Op::Exit {} => self.exit(who),
+            Op::Exit {} | Op::Exec {} => self.exit(who),
+            Op::Kill { peer } => self.kill(peer.index()),
+            Op::Spawn { .. } => self.spawn(),
+            Op::ThpDisable { .. } | Op::Knob { .. } => self.knob(),
             Op::ClearRefs { what } => self.clear_refs(who, what),
             Op::UffdRegister { at, len, track } => self.uffd_register(who, at, len, track, got),
             Op::UffdUnregister { at, len } => self.uffd_unregister(who, at, len, got),
             Op::UffdProtect { at, len } => self.uffd_protect(who, at, len, true),
             Op::UffdUnprotect { at, len } => self.uffd_protect(who, at, len, false),
+            Op::UffdWatch {
+                at,
+                len,
+                track,
+                kind,
+            } => self.uffd_watch(who, at, len, (track, kind), got),
+            Op::UffdFill { at, len, how } => self.uffd_fill(who, at, len, how, got, facts),
+            Op::UffdMove { at, len, to } => self.uffd_move(who, (at, len, to), got, facts),
+            Op::UffdClose { at, len, on } => self.uffd_close(who, at, len, on),
             Op::Device { what, at, len, .. } => self.device(who, at, len, what),
             Op::Pin { at, len } => self.pin(who, at, len, got),
             Op::Unpin {} => self.unpin(who),
@@ -98,10 +144,8 @@ impl Model {
                 self.processes[who].injecting = true;
                 (Wanted::Exactly(0), Touched::default())
             }
-            Op::System { .. } | Op::Verify {} => (
-                Wanted::OrAny(&[libc::EAGAIN, libc::EINVAL, libc::ENOENT]),
-                Touched::ALL,
-            ),
+            Op::System { .. } | Op::Verify {} => self.pulse(),
+            Op::Poke { at, len, .. } => (self.poke(), Touched::range(at.page(), len.pages())),
             Op::Read { at, len } | Op::Write { at, len } | Op::Remote { at, len, .. } => {
                 (Wanted::Exactly(0), Touched::range(at.page(), len.pages()))
             }
@@ -142,6 +186,14 @@ impl Model {
             Op::Write { at, len } => {
                 self.assume_stores(step.process.index(), at.page(), len.pages())
             }
+            Op::Direct {
+                at,
+                len,
+                access: crate::program::Access::Store,
+            } => {
+                let len = len.pages().min(super::MAX_DIRECT);
+                self.assume_direct(step.process.index(), at.page(), len);
+            }
             Op::Remote {
                 peer,
                 at,
@@ -150,8 +202,38 @@ impl Model {
             } => {
                 self.assume_stores(peer.index(), at.page(), len.pages());
             }
+            Op::Poke {
+                peer,
+                at,
+                len,
+                access: crate::program::Access::Store,
+                via,
+            } => {
+                let end = (at.page() + len.pages().min(super::MAX_POKED)).min(PAGES);
+                for page in at.page()..end {
+                    if self.poke_effect(peer.index(), page, true, via) == Effect::Done {
+                        let value = self.next_stamp(step.process.index(), page);
+                        self.stored(peer.index(), page, value);
+                    }
+                }
+            }
             _ => {
+                if let Op::UffdFill { at, len, .. } = step.op {
+                    self.reserve_fill(step.process.index(), at, len);
+                }
                 let _ = self.apply(step, 0, &Assumed);
+            }
+        }
+    }
+
+    /// A direct read is carried out where every page allows it.
+    fn assume_direct(&mut self, process: usize, at: usize, len: usize) {
+        let pages = at..(at + len).min(PAGES);
+        let allowed = |page| self.kernel_effect(process, page, true) == Effect::Done;
+        if pages.clone().all(allowed) {
+            for page in pages {
+                let value = self.next_stamp(process, page);
+                self.stored(process, page, value);
             }
         }
     }

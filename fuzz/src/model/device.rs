@@ -2,7 +2,7 @@
 //! The mirror devices of lib/test_hmm.c. Moving memory to a device and back
 //! changes nothing that a program sees, except where its pages are.
 
-use libc::{EAGAIN, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM};
+use libc::{EAGAIN, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
 
 use super::page::Flags;
 use super::{Effect, Model, Touched, Wanted};
@@ -19,6 +19,11 @@ impl Model {
         what: Device,
     ) -> (Wanted, Touched) {
         let touched = Touched::range(at.page(), len.pages());
+        for page in self.range(who, at, len) {
+            if page.flags.has(Flags::RWP) {
+                page.unsettle_protection();
+            }
+        }
         let refusals: &[i32] = match what {
             Device::ToDev | Device::ToDevFail => &[ENODEV, ENOENT, EINVAL, ENOMEM],
             Device::ToSys | Device::ToSysFail => &[ENODEV, EINVAL, ENOMEM],
@@ -26,7 +31,9 @@ impl Model {
             Device::Read | Device::Write => &[ENODEV, EAGAIN, EBUSY],
             Device::Exclusive => {
                 self.unsettle_protection(who, at, len);
-                &[ENODEV, EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM]
+                &[
+                    ENODEV, EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, EOPNOTSUPP,
+                ]
             }
         };
         (Wanted::OrAny(refusals), touched)
@@ -35,7 +42,7 @@ impl Model {
     /// Whether a CPU could do the same with every page of the range.
     pub fn all_done(&self, who: usize, at: Addr, len: Len, store: bool) -> bool {
         let end = (at.page() + len.pages()).min(PAGES);
-        (at.page()..end).all(|page| self.effect(who, page, store) == Effect::Done)
+        (at.page()..end).all(|page| self.kernel_effect(who, page, store) == Effect::Done)
     }
 
     /// A device stored the stamp. Unlike a CPU it sets no dirty bit, so a page

@@ -44,10 +44,38 @@ impl Model {
     /// The fate of a slot of the acting process, known to be mapped by one PMD,
     /// in a step that has not been applied yet and will succeed.
     pub fn fate(&self, step: &Step, slot: usize) -> Fate {
+        let who = step.process.index();
+        if self
+            .slot(who, slot)
+            .iter()
+            .any(|page| page.flags.has(Flags::PFN))
+        {
+            return Fate::Open;
+        }
         match step.op {
             // a fork copies what is pinned, page by page
-            Op::Fork { .. } if self.has_pin(step.process.index()) => Fate::Open,
-            Op::Read { .. } | Op::Verify {} | Op::Fork { .. } | Op::ClearRefs { .. } => Fate::Kept,
+            Op::Fork { .. } | Op::Spawn { .. } if self.has_pin(step.process.index()) => Fate::Open,
+            Op::Read { .. }
+            | Op::Verify {}
+            | Op::Fork { .. }
+            | Op::Spawn { .. }
+            | Op::Kill { .. }
+            | Op::ThpDisable { .. }
+            | Op::Splice { .. }
+            | Op::Drain {}
+            | Op::Inspect { .. }
+            | Op::Scan { .. }
+            | Op::Idle { .. }
+            | Op::Direct {
+                access: Access::Load,
+                ..
+            }
+            | Op::Knob { .. }
+            | Op::Poke {
+                access: Access::Load,
+                ..
+            }
+            | Op::ClearRefs { .. } => Fate::Kept,
             Op::Remote {
                 access: Access::Load,
                 ..
@@ -58,10 +86,15 @@ impl Model {
             } => Fate::Kept,
             Op::Munmap { at, len } => split_where(at, len, slot),
             // the bits of file memory live in page tables only (pgtable_split_needed())
-            Op::UffdProtect { .. } if !self.private(step.process.index(), slot) => Fate::Open,
+            Op::UffdProtect { .. } | Op::UffdClose { .. }
+                if !self.private(step.process.index(), slot) =>
+            {
+                Fate::Open
+            }
             Op::Mprotect { at, len, .. }
             | Op::Munlock { at, len }
             | Op::UffdProtect { at, len }
+            | Op::UffdClose { at, len, .. }
             | Op::UffdUnprotect { at, len } => kept_if_whole(at, len, slot),
             Op::Madvise { at, len, advice } => self.fate_of_advice(step, at, len, advice, slot),
             Op::Mremap {

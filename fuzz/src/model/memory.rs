@@ -43,7 +43,7 @@ impl Remap {
 }
 
 impl Prot {
-    fn flags(self) -> Flags {
+    pub(super) fn flags(self) -> Flags {
         match self {
             Self::None => Flags(0),
             Self::Read => Flags::READ,
@@ -72,7 +72,10 @@ impl Model {
         if at + len > PAGES || end > PAGES {
             return true;
         }
-        let kind = Flags::TRACKED.with(Flags::SHARED).with(Flags::FILE);
+        let kind = Flags::WATCHED
+            .with(Flags::SHARED)
+            .with(Flags::FILE)
+            .with(Flags::PFN);
         let source = &self.processes[who].pages[at..at + len];
         let mut kinds = source
             .iter()
@@ -99,9 +102,11 @@ impl Model {
         let object = self.used_objects;
         let mut flags = Flags::MAPPED.with(prot.flags());
         match backing {
-            Backing::Anon => {}
+            Backing::Anon | Backing::Populated => {}
             Backing::Shared => flags.set(Flags::SHARED),
             Backing::File => flags.set(Flags::FILE),
+            // see `mmap_device`
+            Backing::PfnRemap | Backing::PfnPrivate | Backing::PfnPte | Backing::PfnPmd => {}
         }
         let pages = self.range(who, at, len);
         let count = pages.len();
@@ -163,13 +168,17 @@ impl Model {
         let end = (at.page() + len.pages()).min(PAGES);
         let accessible = (at.page()..end).all(|page| {
             let store = self.populates_by_store(who, page);
-            self.effect(who, page, store) == Effect::Done
+            let device = self.processes[who].pages[page].flags.has(Flags::PFN);
+            device || self.effect(who, page, store) == Effect::Done
         });
         for page in self.range(who, at, len) {
             if !page.flags.has(Flags::MAPPED) {
                 return (Wanted::Exactly(libc::ENOMEM), touched);
             }
-            page.flags.set(Flags::LOCKED);
+            // VM_SPECIAL is passed over
+            if !page.flags.has(Flags::PFN) {
+                page.flags.set(Flags::LOCKED);
+            }
         }
         if !populate {
             return (Wanted::Exactly(0), touched);
@@ -225,6 +234,13 @@ impl Model {
         if got != 0 {
             self.settle_failed_move(who, remap, facts);
             return (Wanted::OrAny(FAILURES), touched);
+        }
+        let last = self.processes[who].pages[remap.at + remap.len - 1].flags;
+        if remap.new > remap.len && last.has(Flags::PFN) {
+            return (Wanted::Exactly(libc::EFAULT), touched);
+        }
+        if remap.how == Move::Dontunmap && last.has(Flags::PFN) {
+            return (Wanted::Exactly(libc::EINVAL), touched);
         }
         match remap.how {
             Move::Inplace => return (self.resize(who, remap), touched),
@@ -324,6 +340,31 @@ impl Model {
                 if page.flags.has(Flags::LOCKED) && !facts.locked(number) {
                     page.flags.clear(Flags::LOCKED);
                 }
+            }
+        }
+    }
+
+    /// Where the kernel could not split an area to unmap the source of a move that
+    /// succeeded, the source stays mapped, and empty (unmap_source_vma()).
+    pub(super) fn settle_source(
+        &mut self,
+        who: usize,
+        remap: Remap,
+        before: &[Page],
+        facts: &dyn Facts,
+    ) {
+        let process = &mut self.processes[who];
+        let pages = process.pages.iter_mut().zip(before).enumerate();
+        for (number, (page, before)) in pages.skip(remap.at).take(remap.len) {
+            if before.flags.has(Flags::MAPPED)
+                && !page.flags.has(Flags::MAPPED)
+                && facts.mapped(number)
+            {
+                *page = *before;
+                page.flags.clear(Flags::GUARD);
+                page.discard();
+                process.lock_unsure |= page.flags.has(Flags::LOCKED);
+                page.flags.clear(Flags::LOCKED);
             }
         }
     }

@@ -9,6 +9,7 @@
 mod advice;
 mod apply;
 pub mod content;
+mod depart;
 mod device;
 pub mod history;
 mod hold;
@@ -16,11 +17,16 @@ pub mod huge;
 mod memory;
 pub mod outcome;
 pub mod page;
+mod pfn;
+mod pipe;
 mod process;
 pub mod race;
 mod settle;
 mod track;
+mod watch;
 
+#[cfg(test)]
+mod more_tests;
 #[cfg(test)]
 mod race_tests;
 #[cfg(test)]
@@ -32,11 +38,21 @@ use crate::program::{PAGES, PROCESSES, SLOT_PAGES, SLOTS};
 
 /// Shared objects that one program can make.
 pub const OBJECTS: usize = 16;
+/// The object that stands for device memory; it is there without being made.
+const DEVICE: usize = OBJECTS;
 /// Pages of the stamped file; an access behind its end is a SIGBUS.
 pub const FILE_PAGES: usize = 1024;
 
 /// Pages that one pin holds at most.
 pub const MAX_PINNED: usize = 64;
+/// Pages that one UFFDIO_COPY or its like fills at most.
+pub const MAX_FILLED: usize = 32;
+/// Pages that a debugger's access reaches at most.
+pub const MAX_POKED: usize = 16;
+/// Pages that one vmsplice takes at most; a pipe has room for so many.
+pub const MAX_SPLICED: usize = 16;
+/// Pages of one direct read or write at most.
+pub const MAX_DIRECT: usize = 32;
 
 /// What a load or store must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +82,15 @@ pub trait Facts {
     fn mapped(&self, page: usize) -> bool;
     /// Whether the mapping of the page is locked.
     fn locked(&self, page: usize) -> bool;
+    /// Whether the page was there (in memory, swapped out, or a marker) before the
+    /// step, if that was looked at.
+    fn populated_before(&self, _page: usize) -> Option<bool> {
+        None
+    }
+    /// How many pages the operation says it has done, if it says so.
+    fn amount(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Slots of the acting process whose pages may have changed: bit i for slot i.
@@ -107,13 +132,15 @@ pub struct Process {
     pinning: bool,
     /// An allocation of the next operation is made to fail, if it has that many.
     injecting: bool,
+    /// What lies in its pipe.
+    spliced: pipe::Spliced,
 }
 
 /// The model. All zeros is a valid value: no process lives.
 #[repr(C)]
 pub struct Model {
     processes: [Process; PROCESSES],
-    objects: [[u64; PAGES]; OBJECTS],
+    objects: [[u64; PAGES]; OBJECTS + 1],
     object_pages: [u16; OBJECTS],
     used_objects: u16,
     version: u32,
@@ -145,6 +172,7 @@ impl Model {
         for object in &mut self.objects[..usize::from(self.used_objects)] {
             object.fill(0);
         }
+        self.objects[DEVICE].fill(0);
         self.used_objects = 0;
         self.version = 0;
         self.processes[0].alive = true;
@@ -199,7 +227,7 @@ impl Model {
     /// The stamp that a load from the page must find, and whether zero is right too.
     pub fn content(&self, process: usize, page: usize) -> (u64, bool) {
         let page = &self.processes[process].pages[page];
-        if page.flags.has(Flags::SHARED) {
+        if page.flags.has(Flags::SHARED) || page.shows_device() {
             let object = usize::from(page.object);
             return (self.objects[object][usize::from(page.offset)], false);
         }
@@ -214,10 +242,11 @@ impl Model {
         if !page.flags.has(Flags::MAPPED.with(needed)) || page.flags.has(Flags::GUARD) {
             return Effect::Segv;
         }
-        if usize::from(page.offset) >= self.limit(page) {
+        if usize::from(page.offset) >= self.limit(page) || page.flags.has(Flags::ZAPPED) {
             return Effect::Bus;
         }
-        if store && owner.uffd == 2 && page.flags.has(Flags::TRACKED) {
+        let closed = page.flags.has(Flags::RWP) || store && page.flags.has(Flags::TRACKED);
+        if owner.uffd == 2 && closed && (page.private_anon() || !page.flags.has(Flags::RWP)) {
             if page.flags.has(Flags::PROTECTED_UNSURE) {
                 return Effect::DoneOrBus;
             }
@@ -225,12 +254,17 @@ impl Model {
                 return Effect::Bus;
             }
         }
+        if self.depends_on_presence(process, page) {
+            return Effect::DoneOrBus;
+        }
         Effect::Done
     }
 
     /// Pages of the file or object behind the page.
     fn limit(&self, page: &Page) -> usize {
-        if page.flags.has(Flags::SHARED) {
+        if page.flags.has(Flags::PFN) {
+            usize::MAX
+        } else if page.flags.has(Flags::SHARED) {
             usize::from(self.object_pages[usize::from(page.object)])
         } else if page.flags.has(Flags::FILE) {
             FILE_PAGES
@@ -247,6 +281,7 @@ impl Model {
 
     /// A store of the stamp completed.
     pub fn stored(&mut self, process: usize, page: usize, value: u64) {
+        self.opened(process, page);
         let page = &mut self.processes[process].pages[page];
         page.flags.clear(
             Flags::PROTECTED
@@ -258,6 +293,9 @@ impl Model {
         } else {
             page.value = value;
             page.flags.set(Flags::DIRTY);
+            if page.flags.has(Flags::PFN) {
+                page.flags.set(Flags::OWN);
+            }
         }
     }
 

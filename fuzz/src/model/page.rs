@@ -34,6 +34,17 @@ impl Flags {
     pub const MERGEABLE: Self = Self(1 << 10);
     /// Registered with the userfaultfd for write protection.
     pub const TRACKED: Self = Self(1 << 11);
+    /// Registered with the userfaultfd for pages that are not there.
+    pub const MISSING: Self = Self(1 << 12);
+    /// Registered with the userfaultfd for pages that are there and not mapped.
+    pub const MINOR: Self = Self(1 << 13);
+    /// Registered with the userfaultfd for closed pages: PROTECTED is then about loads too.
+    pub const RWP: Self = Self(1 << 14);
+    /// Device memory, mapped by page frame number.
+    pub const PFN: Self = Self(1 << 15);
+
+    /// Every registration with the userfaultfd.
+    pub const WATCHED: Self = Self(Self::TRACKED.0 | Self::MISSING.0 | Self::MINOR.0 | Self::RWP.0);
 
     /// May have been dropped after MADV_FREE: reads as its value or as zero.
     pub const LAZY: Self = Self(1 << 16);
@@ -48,6 +59,14 @@ impl Flags {
 
     /// Held by the process's pin.
     pub const PINNED: Self = Self(1 << 21);
+
+    /// Device memory without a fault handler: what is taken back stays away. It
+    /// belongs to the mapping, which cannot grow.
+    pub const REMAPPED: Self = Self(1 << 22);
+    /// Private device memory of which this process has a copy.
+    pub const OWN: Self = Self(1 << 23);
+    /// Device memory that was taken back, and does not come again.
+    pub const ZAPPED: Self = Self(1 << 24);
 
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
@@ -125,7 +144,8 @@ impl Page {
 
     /// Private and anonymous from the start.
     pub fn private_anon(&self) -> bool {
-        self.flags.has(Flags::MAPPED) && !self.flags.any(Flags::SHARED.with(Flags::FILE))
+        let other = Flags::SHARED.with(Flags::FILE).with(Flags::PFN);
+        self.flags.has(Flags::MAPPED) && !self.flags.any(other)
     }
 }
 

@@ -13,6 +13,7 @@ impl Process {
         self.lock_unsure = false;
         self.pinning = false;
         self.injecting = false;
+        self.spliced = Default::default();
     }
 }
 
@@ -26,6 +27,7 @@ impl Model {
             child.uffd = 0;
             child.lock_unsure = false;
             child.pinning = false;
+            child.spliced = Default::default();
             for (from, to) in parent.pages.iter().zip(child.pages.iter_mut()) {
                 *to = inherited(from);
             }
@@ -55,7 +57,7 @@ fn inherited(parent: &Page) -> Page {
     page.flags.clear(
         Flags::LOCKED
             .with(Flags::PINNED)
-            .with(Flags::TRACKED)
+            .with(Flags::WATCHED)
             .with(Flags::PROTECTED)
             .with(Flags::PROTECTED_UNSURE),
     );

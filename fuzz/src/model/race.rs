@@ -10,7 +10,8 @@
 use super::page::{Flags, Page};
 use super::{Model, OBJECTS};
 use crate::program::{
-    Access, Addr, Advice, Backing, Device, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Step,
+    Access, Addr, Advice, Backing, Device, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Pulse,
+    Step,
 };
 
 /// What one page may be.
@@ -128,7 +129,7 @@ impl Race {
 
     /// What is stored to a shared page shows wherever it is mapped.
     fn touch_shared(&mut self, model: &Model) {
-        let mut objects = [[false; PAGES]; OBJECTS];
+        let mut objects = [[false; PAGES]; OBJECTS + 1];
         for (who, pages) in self.pages.iter().enumerate() {
             for (possible, page) in pages.iter().zip(model.pages(who)) {
                 if possible.touched && page.flags.has(Flags::SHARED) {
@@ -399,13 +400,19 @@ fn advise(page: &mut Possible, advice: Advice) {
 /// not be told afterwards, or the driver would not survive it.
 pub fn refuses(model: &Model, step: &Step) -> bool {
     let who = step.process.index();
+    if model.beyond_races() {
+        return true;
+    }
     match step.op {
-        Op::Mmap { backing, .. } => backing == Backing::Shared,
+        Op::Mmap { backing, .. } => !matches!(backing, Backing::Anon | Backing::File),
         // a driver that is asked for a page that leaves at that moment oopses
         Op::Device { what, .. } => {
             matches!(what, Device::Read | Device::Write | Device::Exclusive)
         }
-        Op::Madvise { advice, .. } => matches!(advice, Advice::Mergeable | Advice::Unmergeable),
+        Op::Madvise { advice, .. } => matches!(
+            advice,
+            Advice::Mergeable | Advice::Unmergeable | Advice::SoftOffline
+        ),
         Op::Mremap {
             at,
             len,
@@ -433,7 +440,9 @@ pub fn refuses(model: &Model, step: &Step) -> bool {
         | Op::UffdUnregister { .. }
         | Op::UffdProtect { .. }
         | Op::UffdUnprotect { .. }
-        | Op::System { .. }
+        | Op::System {
+            pulse: Pulse::Compact | Pulse::Shrink | Pulse::Split,
+        }
         | Op::Remote { .. }
         | Op::Pin { .. }
         | Op::Unpin {}

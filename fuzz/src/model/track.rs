@@ -3,7 +3,7 @@
 //! UFFD_FEATURE_WP_UNPOPULATED and UFFD_FEATURE_EVENT_REMAP, so the bit is
 //! kept for pages that are not there yet, and over mremap.
 
-use libc::{EBUSY, EINVAL, ENOENT, ENOMEM, EPERM};
+use libc::{EINVAL, ENOENT, ENOMEM};
 
 use super::page::Flags;
 use super::{Model, Touched, Wanted};
@@ -27,27 +27,7 @@ impl Model {
         track: Track,
         got: i32,
     ) -> (Wanted, Touched) {
-        let touched = Touched::range(at.page(), len.pages());
-        if self.processes[who].uffd == 0 {
-            self.processes[who].uffd = if track == Track::Async { 1 } else { 2 };
-        }
-        if self
-            .range(who, at, len)
-            .iter()
-            .all(|page| !page.flags.has(Flags::MAPPED))
-        {
-            return (Wanted::Exactly(EINVAL), touched);
-        }
-        if got == 0 {
-            for page in self
-                .range(who, at, len)
-                .iter_mut()
-                .filter(|p| p.flags.has(Flags::MAPPED))
-            {
-                page.flags.set(Flags::TRACKED);
-            }
-        }
-        (Wanted::OrAny(&[EINVAL, EPERM, EBUSY, ENOMEM]), touched)
+        self.register(who, at, len, track, Flags::TRACKED, got)
     }
 
     pub(super) fn uffd_unregister(
@@ -59,7 +39,7 @@ impl Model {
     ) -> (Wanted, Touched) {
         if got == 0 {
             for page in self.range(who, at, len) {
-                page.flags.clear(Flags::TRACKED);
+                page.flags.clear(Flags::WATCHED);
                 if page.flags.has(Flags::GUARD) {
                     page.unsettle_protection();
                 } else {

@@ -234,12 +234,19 @@ macro_rules! choices {
             }
 
             fn redraw(&mut self, u: &mut Unstructured<'_>, _: &Context<'_>) -> Result<()> {
-                *self = *u.choose(Self::ALL)?;
+                const WEIGHTS: &[u16] = &[$($weight),*];
+                let chosen = u.choose_index(WEIGHTS.len())?;
+                // what is never drawn comes from a text alone
+                if WEIGHTS[chosen] > 0 {
+                    *self = Self::ALL[chosen];
+                }
                 Ok(())
             }
         }
     )*};
 }
+
+pub(super) use choices;
 
 choices! {
     /// Permission of a mapping.
@@ -255,10 +262,20 @@ choices! {
     Backing {
         /// Private anonymous memory.
         Anon "anon" 12,
+        /// The same, all of it faulted in (MAP_POPULATE).
+        Populated "populated" 1,
         /// Shared anonymous memory (shmem), a new object.
         Shared "shared" 2,
         /// A private view of the stamped file.
         File "file" 1,
+        /// Device memory, shared, by remap_pfn_range(); drawn for the target pfnmap alone.
+        PfnRemap "pfn-remap" 0,
+        /// The same, private: a store makes a copy.
+        PfnPrivate "pfn-private" 0,
+        /// Device memory whose pages a fault handler inserts.
+        PfnPte "pfn-pte" 0,
+        /// The same, by PMD where it can.
+        PfnPmd "pfn-pmd" 0,
     }
     /// Advice to `madvise`.
     Advice {
@@ -300,6 +317,8 @@ choices! {
         Mergeable "mergeable" 1,
         /// MADV_UNMERGEABLE
         Unmergeable "unmergeable" 1,
+        /// MADV_SOFT_OFFLINE, of two pages at most; never drawn, as it takes memory away.
+        SoftOffline "soft-offline" 0,
     }
     /// How `mremap` moves.
     Move {
@@ -344,6 +363,10 @@ choices! {
         Move0 "move-0" 2,
         /// Node 1, by `move_pages`.
         Move1 "move-1" 3,
+        /// All pages of the process from node 0 to node 1, by `migrate_pages`.
+        Migrate1 "migrate-1" 1,
+        /// And back.
+        Migrate0 "migrate-0" 1,
         /// Only node 0, by `mbind`.
         Bind0 "bind-0" 1,
         /// Rather node 1, by `mbind`.
@@ -376,5 +399,11 @@ choices! {
         Shrink "shrink" 1,
         /// debugfs `split_huge_pages` over the arena of the process.
         Split "split" 8,
+        /// One pass of khugepaged over all processes.
+        Khugepaged "khugepaged" 4,
+        /// `memory.reclaim` of the group of all processes.
+        Reclaim "reclaim" 2,
+        /// `swapoff` and `swapon`.
+        Swapoff "swapoff" 1,
     }
 }

@@ -4,6 +4,7 @@
 //! bytes (`decode`) and change (`mutate`).
 
 mod arg;
+mod choice;
 mod op;
 pub mod race;
 
@@ -11,6 +12,7 @@ pub use arg::{
     Access, Addr, Advice, Arg, Backing, Clear, Context, Device, Len, Mirror, Move, Node, Nth, Proc,
     Prot, Pulse, Track,
 };
+pub use choice::{Category, Fill, Knob, Look, Spawn, Switch, Via, Watch};
 pub use op::Op;
 pub use race::Schedule;
 
@@ -27,6 +29,9 @@ pub const PAGES: usize = SLOTS * SLOT_PAGES;
 pub const ARENA: usize = 0x40_0000_0000;
 /// Processes of a program, the first included.
 pub const PROCESSES: usize = 4;
+/// Pages of device memory that programs map; page `n` of the arena shows page `n`
+/// modulo this, so that two ranges of the arena can show the same.
+pub const DEVICE_PAGES: usize = 2 * SLOT_PAGES;
 /// More steps than this are cut off when a program is read.
 pub const MAX_STEPS: usize = 64;
 

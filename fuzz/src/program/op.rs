@@ -5,6 +5,7 @@
 use arbitrary::{Result, Unstructured};
 
 use super::arg::*;
+use super::choice::*;
 
 /// Builds `Op` and what is the same for every operation.
 macro_rules! ops {
@@ -123,12 +124,46 @@ ops! {
     UffdProtect "uffd-protect" { at: Addr, len: Len }
     /// UFFDIO_WRITEPROTECT with the bit clear.
     UffdUnprotect "uffd-unprotect" { at: Addr, len: Len }
+    /// The same for other faults.
+    UffdWatch "uffd-watch" { at: Addr, len: Len, track: Track, kind: Watch }
+    /// Fills up to 32 pages that are not there.
+    UffdFill "uffd-fill" { at: Addr, len: Len, how: Fill }
+    /// UFFDIO_MOVE, over holes in the source.
+    UffdMove "uffd-move" { at: Addr, len: Len, to: Addr }
+    /// UFFDIO_RWPROTECT: closes the pages that are there, or opens them again.
+    UffdClose "uffd-close" { at: Addr, len: Len, on: Switch }
     /// A system-wide event that may move or split pages, and changes nothing that a program sees.
     System "system" { pulse: Pulse }
     /// `process_vm_readv` or `process_vm_writev` of another process's pages.
     Remote "remote" { peer: Proc, at: Addr, len: Len, access: Access }
+    /// `execve` of another program, which ends at once; except in the first process.
+    Exec "exec" { }
+    /// SIGKILL for another process, except the first.
+    Kill "kill" { peer: Proc }
+    /// A child that executes another program at once.
+    Spawn "spawn" { how: Spawn }
+    /// `prctl(PR_SET_THP_DISABLE)`.
+    ThpDisable "thp-disable" { on: Switch }
+    /// Loads or stores of up to 16 pages of another process, as a debugger does.
+    Poke "poke" { peer: Proc, at: Addr, len: Len, access: Access, via: Via }
+    /// The driver takes back all mappings of a range of device memory.
+    Zap "zap" { at: Addr, len: Len }
+    /// A setting of huge pages.
+    Knob "knob" { knob: Knob }
     /// A longterm pin for writing of up to 64 pages (gup_test), instead of the one before.
     Pin "pin" { at: Addr, len: Len }
+    /// `vmsplice` of up to 16 pages, instead of what lies in the process's pipe.
+    Splice "splice" { at: Addr, len: Len }
+    /// Reads what lies in the pipe; each page is checked.
+    Drain "drain" { }
+    /// A direct write of up to 32 pages to a block device (load), or a direct read (store).
+    Direct "direct" { at: Addr, len: Len, access: Access }
+    /// Reads a file about another process.
+    Inspect "inspect" { peer: Proc, what: Look }
+    /// PAGEMAP_SCAN for one category, against the page map.
+    Scan "scan" { at: Addr, len: Len, what: Category }
+    /// Marks page frames idle, and reads the marks (page_idle).
+    Idle "idle" { at: Addr, len: Len }
     /// Gives the pin up.
     Unpin "unpin" { }
     /// Moves the pages to a NUMA node.
@@ -139,6 +174,16 @@ ops! {
     Fail "fail" { nth: Nth }
     /// A command of a mirror device over the range.
     Device "device" { mirror: Mirror, what: Device, at: Addr, len: Len }
+}
+
+impl Backing {
+    /// Whether it is device memory, mapped by page frame number.
+    pub fn is_device(self) -> bool {
+        matches!(
+            self,
+            Self::PfnRemap | Self::PfnPrivate | Self::PfnPte | Self::PfnPmd
+        )
+    }
 }
 
 impl Op {
@@ -164,13 +209,30 @@ impl Op {
             | Self::UffdUnregister { at, len }
             | Self::UffdProtect { at, len }
             | Self::UffdUnprotect { at, len }
+            | Self::UffdWatch { at, len, .. }
+            | Self::UffdFill { at, len, .. }
+            | Self::UffdMove { at, len, .. }
+            | Self::UffdClose { at, len, .. }
             | Self::Pin { at, len }
             | Self::Place { at, len, .. }
             | Self::ScanProtect { at, len }
             | Self::Device { at, len, .. }
+            | Self::Poke { at, len, .. }
+            | Self::Splice { at, len }
+            | Self::Direct { at, len, .. }
+            | Self::Scan { at, len, .. }
+            | Self::Idle { at, len }
+            | Self::Zap { at, len }
             | Self::Remote { at, len, .. } => Some((at, len)),
             Self::Fork { .. }
             | Self::Exit {}
+            | Self::Drain {}
+            | Self::Inspect { .. }
+            | Self::Exec {}
+            | Self::Kill { .. }
+            | Self::Spawn { .. }
+            | Self::ThpDisable { .. }
+            | Self::Knob { .. }
             | Self::Unpin {}
             | Self::Fail { .. }
             | Self::ClearRefs { .. }

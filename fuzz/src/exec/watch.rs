@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Operations of userfaultfd that fill and move pages, and accesses to ranges
+//! in which a page that is not there gives a signal.
+
+use std::os::unix::fs::FileExt;
+
+use super::check::{Broken, bit};
+use super::process::Process;
+use super::sys;
+use crate::model::page::{WORDS, word};
+use crate::model::{Effect, MAX_FILLED};
+use crate::program::{Addr, Fill, Len, Op, PAGE, PAGES, SLOT_PAGES, SLOTS, Step};
+
+/// What is known of a step beside what it returned.
+#[derive(Default)]
+pub struct Known {
+    /// Page map entries of slots before the step, where they matter.
+    entries: [Option<Box<[u64; SLOT_PAGES]>>; SLOTS],
+    /// Pages that the operation says it has done.
+    pub amount: Option<usize>,
+    /// The step fills pages.
+    fills: bool,
+}
+
+impl Known {
+    /// Whether anything was at the page before the step, if that was looked at.
+    pub fn populated(&self, page: usize) -> Option<bool> {
+        let entries = self.entries[page / SLOT_PAGES].as_ref()?;
+        let there = entries[page % SLOT_PAGES] & bit::ANYTHING;
+        // UFFDIO_COPY replaces the mark of a protected page that is not there
+        (there != bit::UFFD_WP || !self.fills).then_some(there != 0)
+    }
+}
+
+impl Process<'_> {
+    /// Looks at what a step depends on that the model does not know.
+    pub(super) fn known_before(&mut self, step: &Step) -> Result<Known, Broken> {
+        let mut known = Known {
+            fills: matches!(step.op, Op::UffdFill { .. }),
+            ..Known::default()
+        };
+        let ranges = match step.op {
+            Op::UffdFill { at, len, .. } => [Some((at, len)), None],
+            Op::UffdMove { at, len, to } => [Some((at, len)), Some((to, len))],
+            _ => return Ok(known),
+        };
+        for (at, len) in ranges.into_iter().flatten() {
+            let last = (at.page() + len.pages()).min(PAGES) - 1;
+            for slot in at.page() / SLOT_PAGES..=last / SLOT_PAGES {
+                known.entries[slot] = Some(Box::new(self.entries(slot)?));
+            }
+        }
+        Ok(known)
+    }
+
+    /// UFFDIO_COPY and its kind, of up to `MAX_FILLED` pages.
+    pub(super) fn fill(&mut self, at: Addr, len: Len, how: Fill) -> i32 {
+        let stamps = self.setup.board.model().reserve_fill(self.me, at, len);
+        debug_assert!(stamps.len() <= MAX_FILLED);
+        let mut content = vec![0u8; stamps.len() * PAGE];
+        if matches!(how, Fill::Copy | Fill::CopyProtected) {
+            for (page, stamp) in content.chunks_exact_mut(PAGE).zip(&stamps) {
+                for (index, offset) in WORDS.iter().enumerate() {
+                    page[*offset..offset + 8].copy_from_slice(&word(*stamp, index).to_ne_bytes());
+                }
+            }
+        }
+        let Some(tracker) = &self.tracker else {
+            return libc::EINVAL;
+        };
+        let (result, done) = tracker.fill(at, &content, how);
+        self.known.amount = Some(done);
+        result
+    }
+
+    /// UFFDIO_MOVE.
+    pub(super) fn shift(&mut self, at: Addr, len: Len, to: Addr) -> i32 {
+        let Some(tracker) = &self.tracker else {
+            return libc::EINVAL;
+        };
+        let (result, done) = tracker.shift(at, len, to);
+        self.known.amount = Some(done);
+        result
+    }
+
+    /// What an access to the page must do. Asks the page map where that depends on
+    /// whether a page is there.
+    pub(super) fn expected(&self, page: usize, store: bool) -> Effect {
+        let model = self.setup.board.model();
+        let effect = model.effect(self.me, page, store);
+        if effect != Effect::DoneOrBus {
+            return effect;
+        }
+        let Some(file) = &self.pagemap else {
+            return effect;
+        };
+        let mut entry = [0; 8];
+        let offset = sys::address(page) / PAGE * 8;
+        if file.read_exact_at(&mut entry, offset as u64).is_err() {
+            return effect;
+        }
+        self.expected_seen(page, store, u64::from_ne_bytes(entry))
+    }
+
+    /// The same where the entry is at hand.
+    pub(super) fn expected_seen(&self, page: usize, store: bool, entry: u64) -> Effect {
+        let seen = (
+            entry & (bit::PRESENT | bit::SWAP) != 0,
+            entry & bit::UFFD_WP != 0,
+        );
+        self.setup
+            .board
+            .model()
+            .effect_seen(self.me, page, store, seen)
+    }
+}
