@@ -20,6 +20,7 @@ pub mod avoid;
 pub mod decode;
 pub mod emit;
 pub mod exec;
+pub mod harm;
 pub mod kcov;
 #[cfg(feature = "libfuzzer")]
 pub mod libfuzzer;
@@ -27,6 +28,7 @@ pub mod lines;
 pub mod mailbox;
 pub mod model;
 pub mod mutate;
+pub mod outcomes;
 pub mod program;
 pub mod reduce;
 pub mod text;

@@ -29,9 +29,11 @@ pub fn known(title: &str) -> String {
     format!("HP known {}", json!({ "title": title }))
 }
 
-/// `HP ran`: a replayed program, and what each step returned.
-pub fn ran(file: &str, violated: bool, results: &[i32], pcs: usize) -> String {
-    let json = json!({"file": file, "violated": violated, "calls": results.len(), "results": results, "pcs": pcs});
+/// `HP ran`: a replayed program, what each step returned, and how much it reached
+/// that none before it did.
+pub fn ran(file: &str, violated: bool, results: &[i32], pcs: usize, new: usize) -> String {
+    let json = json!({"file": file, "violated": violated, "calls": results.len(), "results": results,
+                      "pcs": pcs, "new": new});
     format!("HP ran {json}")
 }
 

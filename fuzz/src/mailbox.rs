@@ -23,18 +23,22 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// The page of this guest: the file that `HUGEPROBE_MAILBOX` names, or the
+    /// The page of this guest: the file that `HUGEPROBE_MAILBOX` names, as
+    /// `PATH` or `PATH@OFFSET`, or the
     /// memory of an ivshmem device. None if there is neither, since fuzzing
     /// without a host is useful too.
     pub fn find() -> Option<Self> {
-        let path = std::env::var_os("HUGEPROBE_MAILBOX")
-            .map(PathBuf::from)
-            .or_else(device)?;
-        Self::open(&path)
+        match std::env::var("HUGEPROBE_MAILBOX") {
+            Ok(place) => {
+                let (path, offset) = parse(&place)?;
+                Self::open(path, offset)
+            }
+            Err(_) => Self::open(&device()?, 0),
+        }
     }
 
-    /// Maps the file or PCI resource at `path`.
-    pub fn open(path: &Path) -> Option<Self> {
+    /// Maps the file or PCI resource at `path`, from `offset`.
+    pub fn open(path: &Path, offset: i64) -> Option<Self> {
         let file = OpenOptions::new().read(true).write(true).open(path).ok()?;
         // SAFETY: a new mapping.
         let base = unsafe {
@@ -44,7 +48,7 @@ impl Mailbox {
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_SHARED,
                 std::os::fd::AsRawFd::as_raw_fd(&file),
-                0,
+                offset,
             )
         };
         if base == libc::MAP_FAILED {
@@ -83,6 +87,15 @@ impl Mailbox {
     }
 }
 
+/// `PATH` or `PATH@OFFSET`, the offset hexadecimal with `0x` before it.
+fn parse(place: &str) -> Option<(&Path, i64)> {
+    let Some((path, offset)) = place.rsplit_once("@0x") else {
+        return Some((Path::new(place), 0));
+    };
+    let offset = i64::from_str_radix(offset, 16).ok()?;
+    Some((Path::new(path), offset))
+}
+
 /// The memory of the first ivshmem device.
 fn device() -> Option<PathBuf> {
     let devices = fs::read_dir("/sys/bus/pci/devices").ok()?;
@@ -103,7 +116,7 @@ mod tests {
     fn the_program_stands_in_the_page_with_its_number() {
         let file = selftests::mapping::memfd("mailbox", BYTES).unwrap();
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        let mut mailbox = Mailbox::open(Path::new(&path)).unwrap();
+        let mut mailbox = Mailbox::open(Path::new(&path), 0).unwrap();
         mailbox.begin("p0 fork child=p1\n");
         mailbox.begin("p0 verify\n");
         let mut seen = [0; 26];
@@ -111,5 +124,13 @@ mod tests {
         assert_eq!(&seen[..8], b"HPF1\x0a\0\0\0");
         assert_eq!(seen[8], 2);
         assert_eq!(&seen[16..], b"p0 verify\n");
+    }
+
+    #[test]
+    fn a_place_is_a_path_with_or_without_an_offset() {
+        assert_eq!(parse("/a@b"), Some((Path::new("/a@b"), 0)));
+        let memory = parse("/dev/mem@0x200000000");
+        assert_eq!(memory, Some((Path::new("/dev/mem"), 0x2_0000_0000)));
+        assert_eq!(parse("/dev/mem@0xlow"), None);
     }
 }

@@ -74,7 +74,7 @@ pub enum Command {
 }
 
 /// Which kernel: a tree, an image or a version.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Kernel")]
 pub struct KernelArgs {
     /// Kernel tree to build (never written to)
@@ -143,11 +143,11 @@ pub enum KernelStage {
 }
 
 /// What the virtual machine is made of.
-#[derive(Args, Clone, Debug, Default)]
+#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Virtual machine")]
 pub struct GuestArgs {
     /// CPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = 2)]
+    #[arg(long, value_name = "N", default_value_t = Self::CPUS)]
     pub cpus: u32,
     /// Memory of the guest, such as 6G [default: what the targets need]
     #[arg(long, value_name = "SIZE")]
@@ -158,6 +158,11 @@ pub struct GuestArgs {
     /// How to run the guest; `auto` uses KVM only after a probe boot has worked
     #[arg(long, value_enum, default_value_t)]
     pub accel: AccelArg,
+}
+
+impl GuestArgs {
+    /// CPUs of a guest, unless the user says otherwise.
+    pub const CPUS: u32 = 2;
 }
 
 /// How to run a guest.
@@ -316,9 +321,11 @@ pub struct FuzzArgs {
     /// Seed of the fuzzer's dice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u32,
-    /// Run the programs of this folder once each, instead of fuzzing
-    #[arg(long, value_name = "DIR")]
-    pub check: Option<PathBuf>,
+    /// How many machines fuzz at a time, with one corpus and different dice
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub vms: u32,
+    #[command(flatten)]
+    pub instead: FuzzInstead,
     /// Folder of the campaign; one that exists goes on [default: results/fuzz/TARGET]
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
@@ -329,6 +336,43 @@ pub struct FuzzArgs {
     /// Say more
     #[arg(short, long)]
     pub verbose: bool,
+    /// Let the first machine come to harm, for hugeprobe's own tests
+    #[arg(long, value_enum, hide = true)]
+    pub harm: Option<Harm>,
+}
+
+/// What can be done instead of fuzzing.
+#[derive(Args, Clone, Debug, Default)]
+#[group(multiple = false)]
+pub struct FuzzInstead {
+    /// Run the programs of this folder once each, instead of fuzzing
+    #[arg(long, value_name = "DIR")]
+    pub check: Option<PathBuf>,
+    /// Minimise a corpus: those of its programs that reach all that it reaches, in DIR.min
+    #[arg(long, value_name = "DIR")]
+    pub cmin: Option<PathBuf>,
+    /// Minimise a program that shows a violation or a crash, to FILE.min
+    #[arg(long, value_name = "FILE")]
+    pub tmin: Option<PathBuf>,
+}
+
+/// What a fuzzer does to its own machine after some programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Harm {
+    /// The kernel panics
+    Panic,
+    /// The machine hangs
+    Hang,
+}
+
+impl Harm {
+    /// The name as the guest's programs know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Panic => "panic",
+            Self::Hang => "hang",
+        }
+    }
 }
 
 /// `hugeprobe repro`.
@@ -337,9 +381,12 @@ pub struct ReproArgs {
     /// Folder of a finding: CAMPAIGN/crashes/TITLE
     #[arg(value_name = "DIR")]
     pub finding: PathBuf,
-    /// The target that found it
-    #[arg(long, value_enum, value_name = "TARGET", default_value = "mm")]
-    pub target: FuzzTarget,
+    /// How many fresh machines try
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub machines: u32,
+    /// The target, instead of that of the finding
+    #[arg(long, value_enum, value_name = "TARGET")]
+    pub target: Option<FuzzTarget>,
     #[command(flatten)]
     pub kernel: KernelArgs,
     #[command(flatten)]
@@ -347,18 +394,32 @@ pub struct ReproArgs {
 }
 
 impl ReproArgs {
-    /// The same wishes for kernel and guest, as the fuzzer's.
-    pub fn as_fuzz(&self) -> FuzzArgs {
-        FuzzArgs {
-            target: self.target,
-            time: Duration::ZERO,
-            seed: 0,
-            check: None,
-            output: None,
-            kernel: self.kernel.clone(),
-            guest: self.guest.clone(),
-            verbose: false,
+    /// The arguments of the campaign that made a finding, with what the user
+    /// wishes instead: all of a kernel or all of a guest.
+    ///
+    /// # Errors
+    /// When the arguments are not those of a campaign.
+    pub fn as_fuzz(&self, made: &[String]) -> Result<FuzzArgs, clap::Error> {
+        let words = ["hugeprobe", "fuzz"].map(str::to_owned);
+        let cli = Cli::try_parse_from(words.iter().chain(made))?;
+        let Command::Fuzz(mut args) = cli.command else {
+            unreachable!("it says fuzz")
+        };
+        args.target = self.target.unwrap_or(args.target);
+        if self.kernel != KernelArgs::default() {
+            args.kernel = self.kernel.clone();
         }
+        let accel = self.guest.accel;
+        let usual = GuestArgs {
+            cpus: GuestArgs::CPUS,
+            accel,
+            ..GuestArgs::default()
+        };
+        if self.guest != usual {
+            args.guest = self.guest.clone();
+        }
+        args.guest.accel = accel;
+        Ok(args)
     }
 }
 
@@ -398,11 +459,13 @@ impl CovArgs {
             target: self.fuzz_target,
             time: Duration::ZERO,
             seed: 0,
-            check: None,
+            vms: 1,
+            instead: FuzzInstead::default(),
             output: None,
             kernel: self.kernel.clone(),
             guest: self.guest.clone(),
             verbose: false,
+            harm: None,
         }
     }
 }
@@ -489,4 +552,34 @@ pub struct InstallArgs {
     /// Kernel tree whose run_kselftest.sh is copied along
     #[arg(long, value_name = "DIR")]
     pub kdir: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repro(words: &str) -> ReproArgs {
+        let words = format!("hugeprobe repro crashes/x {words}");
+        let Command::Repro(args) = Cli::try_parse_from(words.split_whitespace())
+            .unwrap()
+            .command
+        else {
+            panic!("it says repro")
+        };
+        args
+    }
+
+    #[test]
+    fn a_finding_brings_its_kernel_and_guest_along() {
+        let made = ["hmm", "--kver", "7.2", "--cpus", "1", "--mem", "3G"].map(str::to_owned);
+        let args = repro("").as_fuzz(&made).unwrap();
+        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Hmm, 1));
+        assert_eq!(args.kernel.kver, ["7.2"]);
+        // Another kernel, the same guest.
+        let args = repro("--kver 7.3").as_fuzz(&made).unwrap();
+        assert_eq!((args.kernel.kver, args.guest.cpus), (vec!["7.3".into()], 1));
+        let args = repro("--mem 2G --target mm").as_fuzz(&made).unwrap();
+        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Mm, 2));
+        assert!(repro("").as_fuzz(&["--no-such".to_owned()]).is_err());
+    }
 }

@@ -2,9 +2,12 @@
 //! What a machine consists of and how patient we are with it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::template::Template;
 
 /// Who executes the guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ pub struct MachineConfig {
     pub qemu_args: Vec<String>,
     /// Memory to share with the guest.
     pub shared_memory: Option<SharedMemory>,
+    /// A machine of this kind that was stopped where its work begins: others
+    /// begin there instead of with a boot.
+    pub template: Option<Arc<Template>>,
     /// From start to the first event after [`crate::event::Event::GuestReady`]:
     /// the boot and what the guest prepares, which a busy host's disk may delay.
     pub boot_limit: Duration,
@@ -86,6 +92,7 @@ impl MachineConfig {
             append: Vec::new(),
             qemu_args: Vec::new(),
             shared_memory: None,
+            template: None,
             boot_limit: Duration::from_secs(120),
             silence_limit: Duration::from_secs(90),
         }

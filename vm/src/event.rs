@@ -191,6 +191,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The guest has done what a [`crate::plan::Job::Wait`] asks for, and waits.
+    GuestWaits,
     /// The guest has run its plan to the end.
     GuestDone,
     /// A command of a [`crate::plan::Job::Exec`] ended in the guest.

@@ -133,6 +133,15 @@ impl Evidence {
     }
 }
 
+/// Begins the words for a QEMU that a signal ended.
+const KILLED: &str = "QEMU was killed by";
+
+/// Whether a machine that was lost says nothing about its kernel: QEMU, whose end
+/// [`describe`] has put into these words, was killed.
+pub fn is_hosts_doing(detail: &str) -> bool {
+    detail.starts_with(KILLED)
+}
+
 /// QEMU's exit status in words.
 pub fn describe(status: std::io::Result<ExitStatus>) -> String {
     match status {
@@ -141,7 +150,7 @@ pub fn describe(status: std::io::Result<ExitStatus>) -> String {
             (_, Some(signal)) => {
                 let name = nix::sys::signal::Signal::try_from(signal)
                     .map_or_else(|_| signal.to_string(), |name| name.as_str().to_owned());
-                format!("QEMU was killed by {name}")
+                format!("{KILLED} {name}")
             }
             (Some(0), None) => "QEMU ended although the guest had not finished".to_owned(),
             (code, None) => format!("QEMU exited with {}", code.unwrap_or(-1)),

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! An initramfs for kernels that have the drivers of the guest's root as
-//! modules: `hugeprobe-guest` as `/init`, and the modules in loading order.
+//! An initramfs with `hugeprobe-guest` as `/init` and the kernel's modules in
+//! loading order. Either the way to the guest's root, for kernels that have its
+//! drivers as modules, or, with [`Contents::Alone`], all that the guest has.
 //! [`crate::guest`] takes over from there.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -48,25 +50,81 @@ pub enum InitramfsError {
     },
 }
 
-/// Writes an initramfs with `guest_program` and what it needs of `modules_dir`
-/// to `path`.
+/// What an initramfs leads to.
+#[derive(Clone, Copy, Debug)]
+pub enum Contents<'a> {
+    /// The guest's root.
+    Root,
+    /// Nothing: the guest stays, and finds its plan and these files, at the
+    /// same paths as here.
+    Alone {
+        /// The guest's plan, which becomes [`PLAN`].
+        plan: &'a [u8],
+        /// Programs and modules.
+        files: &'a [PathBuf],
+    },
+}
+
+/// Where the plan of a guest is that has nothing but its initramfs.
+pub const PLAN: &str = "plan.json";
+
+/// An initramfs with `guest_program` and what it needs of `modules_dir`.
+///
+/// # Errors
+/// When a file cannot be read or unpacked.
+pub fn make(
+    contents: Contents,
+    guest_program: &Path,
+    modules_dir: Option<&Path>,
+) -> Result<Vec<u8>, InitramfsError> {
+    let mut archive = Vec::new();
+    let folders: &[&str] = match contents {
+        Contents::Root => &["dev", "newroot", MODULES],
+        Contents::Alone { .. } => &["dev", "proc", "sys", "tmp", "run", MODULES],
+    };
+    for folder in folders {
+        add(&mut archive, folder, 0o040_755, &[]);
+    }
+    add(&mut archive, "init", 0o100_755, &read(guest_program)?);
+    if let Some(modules_dir) = modules_dir {
+        let listing = read(&modules_dir.join("modules.dep"))?;
+        let listing = String::from_utf8_lossy(&listing);
+        for (number, module) in loading_order(&listing, &WANTED).iter().enumerate() {
+            let bytes = unpacked(&modules_dir.join(module))?;
+            let name = format!("{MODULES}/{number:03}-{}.ko", stem(module));
+            add(&mut archive, &name, 0o100_644, &bytes);
+        }
+    }
+    if let Contents::Alone { plan, files } = contents {
+        add(&mut archive, PLAN, 0o100_644, plan);
+        let mut folders = BTreeSet::new();
+        for file in files {
+            let parents = file.parent().into_iter().flat_map(Path::ancestors);
+            folders.extend(parents.filter(|folder| folder.parent().is_some()));
+        }
+        // In order, so that a folder comes before what is in it.
+        for folder in folders {
+            add(&mut archive, &relative(folder), 0o040_755, &[]);
+        }
+        for file in files {
+            add(&mut archive, &relative(file), 0o100_755, &read(file)?);
+        }
+    }
+    add(&mut archive, "TRAILER!!!", 0, &[]);
+    Ok(archive)
+}
+
+/// A path as a name in an archive.
+fn relative(path: &Path) -> String {
+    path.to_string_lossy().trim_start_matches('/').to_owned()
+}
+
+/// Writes [`make`]'s archive that leads to the guest's root to `path`.
 ///
 /// # Errors
 /// When a file cannot be read, unpacked or written.
 pub fn write(path: &Path, guest_program: &Path, modules_dir: &Path) -> Result<(), InitramfsError> {
-    let mut archive = Vec::new();
-    for folder in ["dev", "newroot", MODULES] {
-        add(&mut archive, folder, 0o040_755, &[]);
-    }
-    add(&mut archive, "init", 0o100_755, &read(guest_program)?);
-    let listing = read(&modules_dir.join("modules.dep"))?;
-    let listing = String::from_utf8_lossy(&listing);
-    for (number, module) in loading_order(&listing, &WANTED).iter().enumerate() {
-        let bytes = unpacked(&modules_dir.join(module))?;
-        let name = format!("{MODULES}/{number:03}-{}.ko", stem(module));
-        add(&mut archive, &name, 0o100_644, &bytes);
-    }
-    add(&mut archive, "TRAILER!!!", 0, &[]);
+    let archive = make(Contents::Root, guest_program, Some(modules_dir))?;
     fs::write(path, archive).map_err(|source| InitramfsError::File {
         path: path.to_owned(),
         source,
@@ -156,7 +214,9 @@ fn read(path: &Path) -> Result<Vec<u8>, InitramfsError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{add, loading_order};
+    use std::path::{Path, PathBuf};
+
+    use super::{Contents, add, loading_order, make};
 
     const LISTING: &str = "\
 kernel/fs/9p/9p.ko.xz: kernel/net/9p/9pnet.ko.xz kernel/fs/netfs/netfs.ko.xz
@@ -190,5 +250,27 @@ kernel/lib/lzo-rle.ko:
         assert_eq!(&archive[94..102], b"00000005");
         assert_eq!(&archive[110..115], b"init\0");
         assert_eq!(&archive[116..], b"12345\0\0\0");
+    }
+
+    #[test]
+    fn folders_come_before_the_files_in_them() {
+        let file = PathBuf::from(file!()).canonicalize();
+        // Where the test runs decides whether the path is right.
+        let file =
+            file.unwrap_or_else(|_| Path::new("src/initramfs.rs").canonicalize().expect("here"));
+        let contents = Contents::Alone {
+            plan: b"{}",
+            files: std::slice::from_ref(&file),
+        };
+        let archive = make(contents, &file, None).expect("made");
+        let text = String::from_utf8_lossy(&archive);
+        let place = |path: &Path| {
+            let name = format!("{}\0", super::relative(path));
+            text.find(&name).unwrap_or_else(|| panic!("no {name}"))
+        };
+        let folder = file.parent().expect("has one");
+        assert!(place(folder.parent().expect("has one")) < place(folder));
+        assert!(place(folder) < place(&file));
+        assert!(!text.contains("newroot\0"));
     }
 }

@@ -9,11 +9,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -23,59 +22,12 @@ use nix::unistd::Pid;
 pub use crate::config::{Accel, MachineConfig, SharedMemory};
 use crate::event::{Event, Fate, Splat};
 use crate::fate::{self, Evidence};
-use crate::initramfs::{self, InitramfsError};
+use crate::initramfs;
+pub use crate::launch::StartError;
+use crate::launch::{self, Launched};
 use crate::monitor::{self, Monitor};
-use crate::plan::{Plan, Share};
+use crate::plan::Plan;
 use crate::qemu::QemuCommand;
-use crate::vng::{self, VngError};
-
-/// Words for every guest's kernel, before the caller's: the console shows
-/// notices (our marks) and worse, as each character costs two port accesses;
-/// stalls of a busy host are no stalls of the kernel; KASAN reports more than
-/// its first finding; the log holds a flood of reports.
-const KERNEL_WORDS: [&str; 5] = [
-    "loglevel=6",
-    "rcupdate.rcu_cpu_stall_timeout=60",
-    "kasan_multi_shot",
-    "log_buf_len=4M",
-    monitor::KERNEL_WORD,
-];
-
-/// QEMU's emulation gives all CPUs one time stamp counter. A kernel that finds
-/// it out of step instead, on a busy host, reads the clock from a device: a
-/// thousand times slower.
-const EMULATED_CLOCK: &str = "tsc=reliable";
-
-/// Kernels that find fast string instructions clear and copy pages byte by byte
-/// with them, which emulation does: a huge page then takes four times as long.
-const WITHOUT_FAST_STRINGS: &str = ",-erms,-fsrm";
-
-/// Why a machine could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// No QEMU command.
-    #[error(transparent)]
-    Vng(#[from] VngError),
-    /// No initramfs.
-    #[error(transparent)]
-    Initramfs(#[from] InitramfsError),
-    /// A file of ours cannot be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// QEMU cannot be run.
-    #[error("cannot start {program}; run `hugeprobe doctor`")]
-    Spawn {
-        /// The QEMU program.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
-}
 
 /// What [`Machine::next`] brought.
 #[derive(Debug)]
@@ -109,7 +61,8 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Boots `config` with `plan`. Files go to `folder`, which the guest must
+    /// Boots `config` with `plan`, or lets a machine begin where the template of
+    /// `config` was stopped. Files go to `folder`, which the guest must
     /// be able to read at the same path: `plan-NUMBER.json`, `console.log` (all
     /// machines of a run append to it) and `qemu-NUMBER.log`.
     ///
@@ -123,58 +76,49 @@ impl Machine {
         folder: &Path,
         number: u32,
     ) -> Result<Self, StartError> {
+        if let Some(template) = &config.template {
+            let command = template.copy(config.shared_memory.as_ref())?;
+            let mut machine = Self::launch(command, config, folder, number)?;
+            template.begin(&mut machine, plan)?;
+            return Ok(machine);
+        }
         let plan_path = folder.join(format!("plan-{number}.json"));
         let json = serde_json::to_vec_pretty(plan).expect("a plan is always serialisable");
-        write(&plan_path, |path| fs::write(path, &json))?;
-        let stderr_path = folder.join(format!("qemu-{number}.log"));
-        let stderr = write(&stderr_path, |path| File::create(path))?;
-        let console_log = write(&folder.join("console.log"), |path| {
-            File::options().create(true).append(true).open(path)
-        })?;
-
-        let mut command = vng::qemu_command(config)?;
-        let (channel, guest_channel) = pair()?;
-        let (console, guest_console) = pair()?;
-        let (monitor, qemu_monitor) = pair()?;
-        command.add(["-nodefaults"]);
-        add_serial(&mut command, "console", &guest_console);
-        add_serial(&mut command, "events", &guest_channel);
-        add_monitor(&mut command, &qemu_monitor);
-        add_shares(&mut command, &plan.setup.shares);
+        launch::write(&plan_path, |path| fs::write(path, &json))?;
+        let mut command = launch::command(config, &plan.setup.shares)?;
         if let Some(memory) = &config.shared_memory {
-            add_shared_memory(&mut command, memory)?;
+            launch::add_shared_memory(&mut command, memory)?;
         }
-        if config.accel == Accel::Kvm
-            && let Some(machine) = command.value_mut("-machine")
-        {
-            // Emulation must be chosen, never slipped into.
-            *machine = machine.replace("kvm:tcg", "kvm");
-        }
-        set_topology(&mut command, config);
         if let Some(modules) = &config.modules_dir {
             let path = folder.join("initramfs.cpio");
             initramfs::write(&path, &config.guest_program, modules)?;
             command.add(["-initrd".to_owned(), path.display().to_string()]);
         }
-        command.add(config.qemu_args.iter().cloned());
-        command.add_kernel_words(KERNEL_WORDS);
-        if config.accel == Accel::Tcg {
-            command.add_kernel_words([EMULATED_CLOCK]);
-            if let Some(cpu) = command.value_mut("-cpu") {
-                cpu.push_str(WITHOUT_FAST_STRINGS);
-            }
-        }
-        command.add_kernel_words(config.append.iter().cloned());
         command.add_kernel_words([
-            kernel_word("init", &config.guest_program),
-            kernel_word("hugeprobe.plan", &plan_path),
+            launch::kernel_word("init", &config.guest_program),
+            launch::kernel_word("hugeprobe.plan", &plan_path),
         ]);
+        Self::launch(command, config, folder, number)
+    }
 
-        let qemu = spawn(
-            &command,
-            [&guest_channel, &guest_console, &qemu_monitor],
-            stderr,
-        )?;
+    /// Runs a QEMU command with our channel, console and monitor.
+    pub(crate) fn launch(
+        command: QemuCommand,
+        config: &MachineConfig,
+        folder: &Path,
+        number: u32,
+    ) -> Result<Self, StartError> {
+        let stderr_path = folder.join(format!("qemu-{number}.log"));
+        let stderr = launch::write(&stderr_path, |path| File::create(path))?;
+        let console_log = launch::write(&folder.join("console.log"), |path| {
+            File::options().create(true).append(true).open(path)
+        })?;
+        let Launched {
+            qemu,
+            channel,
+            console,
+            monitor,
+        } = launch::launch(command, stderr)?;
         let now = Instant::now();
         Ok(Self {
             qemu,
@@ -192,6 +136,17 @@ impl Machine {
             boot_limit: config.boot_limit,
             silence_limit: config.silence_limit,
         })
+    }
+
+    /// QEMU's monitor.
+    pub(crate) fn monitor(&mut self) -> &mut Monitor {
+        &mut self.monitor
+    }
+
+    /// Sends a line to the guest, which must be waiting for one.
+    pub(crate) fn send(&mut self, line: &str) -> io::Result<()> {
+        self.channel.write_all(line.as_bytes())?;
+        self.channel.write_all(b"\n")
     }
 
     /// Process id of QEMU, which is also its process group.
@@ -340,127 +295,6 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-fn write<T>(path: &Path, action: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, StartError> {
-    action(path).map_err(|source| StartError::Write {
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn pair() -> Result<(UnixStream, UnixStream), StartError> {
-    UnixStream::pair().map_err(|source| StartError::Spawn {
-        program: "a socket pair".into(),
-        source,
-    })
-}
-
-/// `name=value` as a word of the kernel's command line.
-fn kernel_word(name: &str, value: &Path) -> String {
-    let word = format!("{name}={}", value.display());
-    if word.contains(char::is_whitespace) {
-        format!("\"{word}\"")
-    } else {
-        word
-    }
-}
-
-fn add_serial(command: &mut QemuCommand, id: &str, socket: &UnixStream) {
-    command.add([
-        "-chardev".to_owned(),
-        format!("socket,id={id},fd={}", socket.as_raw_fd()),
-        "-serial".to_owned(),
-        format!("chardev:{id}"),
-    ]);
-}
-
-fn add_monitor(command: &mut QemuCommand, socket: &UnixStream) {
-    command.add([
-        "-chardev".to_owned(),
-        format!("socket,id=monitor,fd={}", socket.as_raw_fd()),
-        "-mon".to_owned(),
-        "chardev=monitor,mode=control".to_owned(),
-    ]);
-}
-
-/// Gives each NUMA node sockets of its own: CPUs of one socket share a cache,
-/// and the kernel warns when those are on different nodes.
-fn set_topology(command: &mut QemuCommand, config: &MachineConfig) {
-    let (cpus, nodes) = (config.cpus, config.numa_nodes);
-    if let Some(smp) = command.value_mut("-smp")
-        && nodes > 1
-    {
-        *smp = format!("{cpus},sockets={cpus},cores=1,threads=1");
-    }
-}
-
-fn add_shares(command: &mut QemuCommand, shares: &[Share]) {
-    for share in shares {
-        let (tag, path) = (&share.tag, share.path.display());
-        command.add([
-            "-fsdev".to_owned(),
-            format!("local,id={tag},path={path},security_model=none,multidevs=remap"),
-            "-device".to_owned(),
-            format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}"),
-        ]);
-    }
-}
-
-fn add_shared_memory(command: &mut QemuCommand, memory: &SharedMemory) -> Result<(), StartError> {
-    write(&memory.path, |path| {
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(path)?;
-        file.set_len(memory.size_mib << 20)
-    })?;
-    let (path, size) = (memory.path.display(), memory.size_mib);
-    command.add([
-        "-object".to_owned(),
-        format!("memory-backend-file,id=hugeprobe-shm,share=on,mem-path={path},size={size}M"),
-        "-device".to_owned(),
-        "ivshmem-plain,memdev=hugeprobe-shm".to_owned(),
-    ]);
-    Ok(())
-}
-
-/// Starts QEMU in a process group of its own, so that a Ctrl-C on the terminal
-/// reaches only us, with `sockets` inherited.
-fn spawn(
-    command: &QemuCommand,
-    sockets: [&UnixStream; 3],
-    stderr: File,
-) -> Result<Child, StartError> {
-    let parent = nix::unistd::getpid();
-    let sockets = sockets.map(AsRawFd::as_raw_fd);
-    let mut qemu = Command::new(&command.program);
-    qemu.args(command.arguments())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(stderr)
-        .process_group(0);
-    let prepare = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-        if nix::unistd::getppid() != parent {
-            // We died before the line above: nobody would kill QEMU.
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        for socket in sockets {
-            // SAFETY: the descriptor is open in this forked child, and
-            // fcntl(F_SETFD) only clears its close-on-exec flag.
-            nix::errno::Errno::result(unsafe { libc::fcntl(socket, libc::F_SETFD, 0) })?;
-        }
-        Ok(())
-    };
-    // SAFETY: `prepare` runs between fork and exec; it only makes system calls
-    // and touches no lock or allocator.
-    unsafe { qemu.pre_exec(prepare) };
-    qemu.spawn().map_err(|source| StartError::Spawn {
-        program: command.program.clone(),
-        source,
-    })
 }
 
 /// Waits for a QEMU that has closed its sockets, and does not wait for ever.

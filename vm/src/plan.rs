@@ -67,7 +67,16 @@ pub enum Job {
     Tests(Vec<PlannedTest>),
     /// Run one command to its end.
     Exec(Command),
+    /// Start a command, which says [`READY`], and wait for another plan from the
+    /// host: for a [`crate::template::Template`].
+    Wait(Option<Command>),
+    /// Give this text to the command that waits, as its standard input, and
+    /// follow it to its end.
+    Feed(String),
 }
+
+/// The line by which the command of a [`Job::Wait`] says that it waits.
+pub const READY: &str = "hugeprobe: ready";
 
 /// One test as the guest runs it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

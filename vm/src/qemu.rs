@@ -87,6 +87,59 @@ impl QemuCommand {
         self.options.get_mut(at + 1)
     }
 
+    /// Where the values of an option are that begin like this.
+    fn find(&self, option: &str, beginning: &str) -> Vec<usize> {
+        let values = self.options.iter().enumerate().skip(1);
+        values
+            .filter(|(at, value)| self.options[at - 1] == option && value.starts_with(beginning))
+            .map(|(at, _)| at)
+            .collect()
+    }
+
+    /// Sizes of the backends of the guest's memory, as written.
+    pub fn memory_sizes(&self) -> Vec<String> {
+        let size = |at: usize| {
+            let mut words = self.options[at].split(',');
+            words.find_map(|word| word.strip_prefix("size=").map(str::to_owned))
+        };
+        let backends = self.find("-object", "memory-backend-");
+        backends.into_iter().filter_map(size).collect()
+    }
+
+    /// Lets files back the guest's memory, one for each of
+    /// [`Self::memory_sizes`]. What the guest writes goes to them if `shared`.
+    pub fn back_memory(&mut self, files: &[String], shared: bool) {
+        let share = if shared { "on" } else { "off" };
+        let backends = self.find("-object", "memory-backend-");
+        for (at, file) in backends.into_iter().zip(files) {
+            let words = self.options[at].split(',');
+            let kept: Vec<&str> = words
+                .filter(|word| word.starts_with("id=") || word.starts_with("size="))
+                .collect();
+            self.options[at] = format!(
+                "memory-backend-file,{},mem-path={file},share={share}",
+                kept.join(",")
+            );
+        }
+    }
+
+    /// Takes the host's root away from the guest.
+    pub fn without_root(&mut self) {
+        let kinds = [
+            ("-fsdev", "local,", ",path=/,"),
+            ("-device", "virtio-9p-pci,", ",mount_tag=/dev/root"),
+        ];
+        for (option, beginning, root) in kinds {
+            for at in self.find(option, beginning).into_iter().rev() {
+                if self.options[at].contains(root) {
+                    self.options.drain(at - 1..=at);
+                }
+            }
+        }
+        self.kernel_words
+            .retain(|word| !word.starts_with("rootfstype=") && !word.starts_with("rootflags="));
+    }
+
     /// Adds words at the end of the kernel's command line, where they override
     /// earlier ones.
     pub fn add_kernel_words<S: Into<String>>(&mut self, words: impl IntoIterator<Item = S>) {
@@ -157,6 +210,29 @@ mod tests {
             .push_str(",accel=kvm");
         assert!(command.arguments().contains(&"q35,accel=kvm".to_owned()));
         assert_eq!(command.value_mut("-initrd"), None);
+    }
+
+    #[test]
+    fn memory_can_be_backed_by_files_and_the_root_be_taken_away() {
+        let line = SAMPLE.replace(
+            "-m 4G",
+            "-m 4G -object memory-backend-memfd,id=mem1,size=2048M,share=on -numa node,memdev=mem1",
+        );
+        let mut command = QemuCommand::parse(&line).expect("sample parses");
+        assert_eq!(command.memory_sizes(), ["2048M"]);
+        command.back_memory(&["/f".to_owned()], false);
+        command.add(["-fsdev", "local,id=rw,path=/c,security_model=none"]);
+        command.without_root();
+        let arguments = command.arguments().join(" ");
+        assert!(
+            arguments.contains(
+                "-object memory-backend-file,id=mem1,size=2048M,mem-path=/f,share=off -numa"
+            ),
+            "{arguments}"
+        );
+        assert!(!arguments.contains("9p"), "{arguments}");
+        assert!(arguments.contains("path=/c,"), "{arguments}");
+        assert!(arguments.contains("-device i6300esb"), "{arguments}");
     }
 
     #[test]

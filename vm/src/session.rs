@@ -60,7 +60,7 @@ pub fn run(
 ) -> Result<Summary, StartError> {
     let tests = match &plan.job {
         Job::Tests(tests) => tests.clone(),
-        Job::Exec(_) => Vec::new(),
+        _ => Vec::new(),
     };
     let mut session = Session {
         plan,
@@ -152,7 +152,7 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             setup: self.plan.setup.clone(),
             job: match &self.plan.job {
                 Job::Tests(_) => Job::Tests(self.pending.clone()),
-                Job::Exec(command) => Job::Exec(command.clone()),
+                job => job.clone(),
             },
         };
         self.machines += 1;

@@ -15,7 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use hugeprobe_fuzz::exec::Session;
 use hugeprobe_fuzz::mailbox::Mailbox;
 use hugeprobe_fuzz::program::{Program, Target};
-use hugeprobe_fuzz::{decode, emit, lines, reduce, text};
+use hugeprobe_fuzz::{decode, emit, lines, outcomes, reduce, text};
 
 /// Run programs of memory-management operations and check them.
 #[derive(Parser)]
@@ -29,7 +29,7 @@ struct Options {
 enum Verb {
     /// Run programs in text form
     Run {
-        /// The programs
+        /// The programs; a folder stands for all .txt files in it, in order
         #[arg(required = true)]
         files: Vec<PathBuf>,
         #[command(flatten)]
@@ -47,6 +47,9 @@ enum Verb {
         #[arg(long)]
         yes_fuzz_this_kernel: bool,
     },
+    /// Get ready, say so, and do what standard input says: the arguments of
+    /// `run`, one a line
+    Hold,
     /// Draw programs and run them
     Random {
         /// How many
@@ -114,9 +117,8 @@ type Failure = (String, u8);
 
 fn main() -> ExitCode {
     let status = match Options::parse().verb {
-        Verb::Run { files, how } => {
-            read_all(&files).and_then(|programs| run(&how, programs.into_iter()))
-        }
+        Verb::Run { files, how } => start(&how).and_then(|session| replay(session, &files, &how)),
+        Verb::Hold => hold(),
         Verb::Compare {
             files,
             rounds,
@@ -157,10 +159,61 @@ fn read_program(path: &Path) -> Result<Program, Failure> {
 }
 
 fn read_all(files: &[PathBuf]) -> Result<Vec<(String, Program)>, Failure> {
-    files
-        .iter()
-        .map(|file| Ok((file.display().to_string(), read_program(file)?)))
-        .collect()
+    let mut programs = Vec::new();
+    for file in files {
+        let found = if file.is_dir() {
+            in_folder(file).map_err(|e| (format!("failed to read {}: {e}", file.display()), 2))?
+        } else {
+            vec![file.clone()]
+        };
+        for file in found {
+            programs.push((file.display().to_string(), read_program(&file)?));
+        }
+    }
+    Ok(programs)
+}
+
+fn in_folder(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.collect::<Result<Vec<_>, _>>()?;
+    let paths = entries.into_iter().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "txt"))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn start(how: &How) -> Result<Session, Failure> {
+    Session::start(how.yes_fuzz_this_kernel).map_err(|e| (e.to_string(), 75))
+}
+
+/// What takes long is done before the work is known: the machine may be copied
+/// as it stands then, see `hugeprobe_vm::template`.
+fn hold() -> Result<u8, Failure> {
+    let mut session = Session::start(false).map_err(|e| (e.to_string(), 75))?;
+    // The first program pays for what later ones find prepared.
+    let first = text::parse(FIRST).map_err(|e| (e.to_string(), 75))?;
+    session.run(&first).map_err(|e| (e.to_string(), 75))?;
+    show(&format!("{}\n", hugeprobe_vm::plan::READY));
+    let lines = std::io::read_to_string(std::io::stdin()).map_err(|e| (e.to_string(), 75))?;
+    let arguments = ["hugeprobe-exec", "run"].into_iter().chain(lines.lines());
+    let options = Options::try_parse_from(arguments).map_err(|e| (e.to_string(), 2))?;
+    match options.verb {
+        Verb::Run { files, how } => replay(session, &files, &how),
+        _ => Err(("standard input holds no arguments of run".into(), 2)),
+    }
+}
+
+/// A program that does a little of everything that most programs do.
+const FIRST: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\n\
+                     p0 madvise at=0.0 len=512 advice=hugepage\n\
+                     p0 write at=0.0 len=512\n\
+                     p0 fork child=p1\n\
+                     p1 write at=0.0 len=1\n\
+                     p0 verify\n";
+
+fn replay(session: Session, files: &[PathBuf], how: &How) -> Result<u8, Failure> {
+    read_all(files).and_then(|programs| run(session, how, programs.into_iter()))
 }
 
 fn target(name: &str) -> Result<Target, Failure> {
@@ -197,7 +250,7 @@ fn random(count: u64, seed: u64, print: bool, how: &How) -> Result<u8, Failure> 
             show(&format!("# {name}\n{}", text::print(program)));
         }
     });
-    run(how, shown)
+    run(start(how)?, how, shown)
 }
 
 /// The program of a seed: bytes from a small generator, decoded.
@@ -215,14 +268,17 @@ fn drawn(seed: u64, target: Target) -> Program {
 }
 
 /// Runs all programs; 1 if there was a violation.
-fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u8, Failure> {
-    let mut session = Session::start(how.yes_fuzz_this_kernel).map_err(|e| (e.to_string(), 75))?;
+fn run(
+    mut session: Session,
+    how: &How,
+    programs: impl Iterator<Item = (String, Program)>,
+) -> Result<u8, Failure> {
     let mut mailbox = Mailbox::find();
     let mut pcs = BTreeSet::new();
     let (mut found, mut count) = (false, 0u64);
     let start = Instant::now();
     for (name, program) in programs {
-        let mut violated = false;
+        let (mut violated, mut new) = (false, 0);
         for _ in 0..how.repeat {
             if let Some(mailbox) = &mut mailbox {
                 mailbox.begin(&text::print(&program));
@@ -232,6 +288,12 @@ fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u
             let reached = session.cover().iter().map(|(_, pc, _)| pc);
             let fresh: Vec<u64> = reached.filter(|pc| pcs.insert(*pc)).collect();
             write_pcs(how.pcs.as_deref(), &fresh)?;
+            new += fresh.len();
+            if !session.has_kcov() {
+                let reached = outcomes::of(&program, &session.results());
+                let cells = reached.into_iter().map(|(_, cell, _)| cell);
+                new += cells.filter(|cell| pcs.insert(*cell)).count();
+            }
             if let Some(violation) = violation {
                 violated = true;
                 show(&format!("{}\n", lines::violation(&violation, &program)));
@@ -241,7 +303,13 @@ fn run(how: &How, programs: impl Iterator<Item = (String, Program)>) -> Result<u
         if violated || !how.quiet {
             show(&format!(
                 "{}\n",
-                lines::ran(&name, violated, &session.results(), session.cover().len())
+                lines::ran(
+                    &name,
+                    violated,
+                    &session.results(),
+                    session.cover().len(),
+                    new
+                )
             ));
         }
         found |= violated;
@@ -299,4 +367,14 @@ fn write_pcs(path: Option<&Path>, fresh: &[u64]) -> Result<(), Failure> {
     let file = OpenOptions::new().append(true).create(true).open(path);
     file.and_then(|mut file| file.write_all(lines.as_bytes()))
         .map_err(|e| (format!("failed to write {}: {e}", path.display()), 75))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_program_is_one() {
+        assert_eq!(text::parse(FIRST).unwrap().steps.len(), 6);
+    }
 }

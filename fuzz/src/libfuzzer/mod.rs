@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 use crate::avoid::Known;
 use crate::decode;
 use crate::exec::Session;
+use crate::harm::Harm;
 use crate::lines;
 use crate::mailbox::Mailbox;
 use crate::mutate;
+use crate::outcomes;
 use crate::program::{Program, Target};
 use crate::text;
 
@@ -50,6 +52,7 @@ struct Fuzzer {
     session: Session,
     mailbox: Option<Mailbox>,
     known: Known,
+    harm: Option<Harm>,
     programs: u64,
     said: Instant,
     /// Counter of each cell of the coverage, 0 for none yet, else index + 1.
@@ -84,6 +87,7 @@ pub fn init(target: Target) {
         session,
         mailbox: Mailbox::find(),
         known: Known::load(),
+        harm: Harm::wanted(),
         programs: 0,
         said: Instant::now(),
         counter_of: vec![0; crate::exec::cover::CELLS],
@@ -227,6 +231,9 @@ impl Fuzzer {
             mailbox.begin(&text::print(program));
         }
         self.programs += 1;
+        if let Some(harm) = self.harm {
+            harm.strike(self.programs);
+        }
         match self.session.run_in_row(program) {
             Ok(Some((violation, _))) if self.known.has_title(&violation.full_title()) => {
                 println!("{}", lines::known(&violation.full_title()));
@@ -247,31 +254,10 @@ impl Fuzzer {
         }
         let mut seen: Vec<_> = self.session.cover().iter().collect();
         if !self.session.has_kcov() {
-            seen.extend(outcomes(program, &self.session.results()));
+            seen.extend(outcomes::of(program, &self.session.results()));
         }
         seen
     }
-}
-
-/// What stands in for coverage where the kernel has none: which operation came
-/// after which, and what it returned.
-fn outcomes(program: &Program, results: &[i32]) -> Vec<(usize, u64, u8)> {
-    let mut hashes: Vec<usize> = Vec::new();
-    let mut before = "";
-    for (step, result) in program.steps.iter().zip(results) {
-        let text = [before, step.op.name(), &result.to_string()].join(" ");
-        let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        hashes.push((hash >> 20) as usize % crate::exec::cover::CELLS);
-        before = step.op.name();
-    }
-    hashes.sort_unstable();
-    hashes.dedup();
-    hashes
-        .into_iter()
-        .map(|cell| (cell, cell as u64, 1))
-        .collect()
 }
 
 /// Defines the entry points of a fuzz target.

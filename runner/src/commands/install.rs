@@ -6,10 +6,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use anyhow::Context;
+use clap::ValueEnum;
 
-use crate::cli::InstallArgs;
+use crate::cli::{FuzzTarget, InstallArgs};
 use crate::exit::{Exit, OrExit, Outcome};
 use crate::programs::{self, Layout, Programs};
+use crate::run;
 
 /// The collection's name in `kselftest-list.txt`.
 const COLLECTION: &str = "hugeprobe";
@@ -62,10 +64,25 @@ fn install(
         list.push_str(&format!("{COLLECTION}:{}\n", target.name));
     }
     fs_err::write(dir.join("kselftest-list.txt"), list)?;
+    fuzzers(&collection.join("fuzz"), layout)?;
     match tree {
         Some(tree) => copy_runner(tree, dir),
         None => Ok(()),
     }
+}
+
+/// The fuzz targets, what replays their programs, and the seeds.
+fn fuzzers(dir: &Path, layout: &Layout) -> anyhow::Result<()> {
+    fs_err::create_dir_all(dir)?;
+    let folder = run::fuzzers_folder(layout)?;
+    let targets = FuzzTarget::value_variants().iter();
+    let names = targets.map(|target| format!("fuzz-{}", target.name()));
+    for name in names.chain(["hugeprobe-exec".to_owned()]) {
+        fs_err::copy(folder.join(&name), dir.join(&name))?;
+    }
+    let data = layout.data().join("fuzz");
+    fs_err::copy(data.join("known.tsv"), dir.join("known.tsv"))?;
+    Ok(copy_tree(&data.join("seeds"), &dir.join("seeds"))?)
 }
 
 /// The kernel's own runner, from the user's tree.

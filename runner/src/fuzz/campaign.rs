@@ -1,28 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One campaign: fuzzes in one machine after another until its time is over.
+//! One campaign: hears what its workers find, keeps it, shows how it goes, and
+//! takes findings through triage. Bugs that take the machine down go there at once,
+//! beside the search, so that their programs can be avoided; the others when time is over.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-
-use fs_err as fs;
-use hugeprobe_vm::event::{Event, Fate};
-use hugeprobe_vm::machine::SharedMemory;
-use hugeprobe_vm::plan::{Command, Job, Plan, Share};
-use hugeprobe_vm::session::{self, SessionConfig};
 
 use super::finding::{Finding, Kind};
 use super::known::KnownBug;
-use super::lab::Lab;
-use super::lines::{self, Line};
-use super::stats::{Sample, Totals, status_line};
-use super::store::Store;
-use super::{shared, svg, triage};
+use super::lab::{Interrupted, Lab};
+use super::stats::{Sample, Speed, Totals, status_line};
+use super::store::{Record, Store, write_whole};
+use super::worker::{Message, Worker};
+use super::{svg, triage};
+use crate::cli::Harm;
 
-/// Machines in a row that may end before their fuzzer has run a program.
-const FRUITLESS: u32 = 3;
-/// Size of the shared memory; QEMU wants a power of two of at least 1 MiB.
-const SHARED_MIB: u64 = 1;
+/// How often the state is shown and kept.
+const TICK: Duration = Duration::from_secs(1);
+/// Seeds of the machines that fuzz at a time are this far apart: each machine
+/// that replaces one takes the next.
+const SEEDS: u32 = 10_000;
 
 /// How to fuzz.
 pub struct Campaign<'a> {
@@ -34,8 +33,12 @@ pub struct Campaign<'a> {
     pub time: Duration,
     /// libFuzzer's seed; the same seed on the same kernel repeats much.
     pub seed: u32,
+    /// How many machines fuzz at a time.
+    pub vms: u32,
     /// Bugs of mainline that are no findings.
     pub known: &'a [KnownBug],
+    /// What the first machine does to itself.
+    pub harm: Option<Harm>,
     /// Shows a line: the present state, or something that happened.
     pub say: &'a mut dyn FnMut(Say<'_>),
 }
@@ -59,14 +62,25 @@ pub struct Outcome {
     pub interrupted: bool,
 }
 
+/// What a campaign hears.
+enum News {
+    /// From a worker.
+    Worker(usize, Message),
+    /// From triage.
+    Triage(String),
+}
+
 struct Progress {
     began: Instant,
     base: Sample,
     totals: Totals,
+    speed: Speed,
     machines: u64,
+    restarts: u64,
     findings: u64,
     known: BTreeMap<String, u64>,
-    last_sample: Instant,
+    running: Vec<bool>,
+    failure: Option<anyhow::Error>,
 }
 
 impl Campaign<'_> {
@@ -75,41 +89,32 @@ impl Campaign<'_> {
     /// # Errors
     /// When machines do not start, or end again and again before a program ran.
     pub fn run(&mut self) -> anyhow::Result<Outcome> {
+        let base = self.store.samples().last().copied().unwrap_or_default();
         let mut progress = Progress {
             began: Instant::now(),
-            base: self.store.samples().last().copied().unwrap_or_default(),
-            totals: Totals::default(),
-            machines: 0,
+            base,
+            totals: Totals::new(base.counts, self.vms as usize),
+            speed: Speed::default(),
+            machines: base.machines,
+            restarts: base.restarts,
             findings: self.store.records()?.len() as u64,
             known: BTreeMap::new(),
-            last_sample: Instant::now(),
+            running: vec![true; self.vms as usize],
+            failure: None,
         };
-        let mut fruitless = 0;
-        while progress.began.elapsed() < self.time && !self.lab.is_interrupted() {
-            let before = progress.totals.sum().programs;
-            let fate = self.run_machine(&mut progress)?;
-            progress.totals.ended();
-            let ran = progress.totals.sum().programs > before;
-            fruitless = if ran { 0 } else { fruitless + 1 };
-            if let Fate::Infrastructure { detail } = &fate {
-                anyhow::bail!("{detail}");
-            }
-            if fruitless >= FRUITLESS {
-                anyhow::bail!(
-                    "{FRUITLESS} machines in a row ended before a program ran; see {}",
-                    self.store.path("scratch/fuzzer.log").display()
-                );
-            }
-            self.triage_new(Kind::Death)?;
-        }
+        self.search(&mut progress)?;
         let sample = self.sample(&progress);
         self.store.add_sample(&sample)?;
-        fs::write(
-            self.store.path("coverage.svg"),
-            svg::coverage(&self.store.samples()),
-        )?;
+        let picture = svg::coverage(&self.store.samples());
+        write_whole(&self.store.path("coverage.svg"), &picture)?;
+        if let Some(failure) = progress.failure.take() {
+            return Err(failure);
+        }
         for kind in [Kind::Death, Kind::Report, Kind::Violation] {
-            self.triage_new(kind)?;
+            for record in self.untried(kind)? {
+                let mut note = |text: &str| (self.say)(Say::Note(text));
+                judge(self.store, self.lab, record, &mut note)?;
+            }
         }
         Ok(Outcome {
             sample,
@@ -118,132 +123,152 @@ impl Campaign<'_> {
         })
     }
 
-    /// Fuzzes in one machine until it ends or time is over.
-    fn run_machine(&mut self, progress: &mut Progress) -> anyhow::Result<Fate> {
-        progress.machines += 1;
-        let left = self.time.saturating_sub(progress.began.elapsed());
-        let page = self.store.path("scratch/program.shm");
-        fs::write(&page, [])?;
-        let mut machine = self.lab.machine.clone();
-        machine.shared_memory = Some(SharedMemory {
-            path: page.clone(),
-            size_mib: SHARED_MIB,
-        });
-        let config = SessionConfig {
-            machine,
-            folder: self.lab.scratch.clone(),
-            // The fuzzer ends by itself; this is for one that does not.
-            limit: Some(left + Duration::from_secs(60)),
-            fail_fast: false,
-            patience: None,
-            interrupted: Arc::clone(&self.lab.interrupted),
-        };
-        let plan = self.plan(left, progress)?;
-        let mut log = fs::File::create(self.store.path("scratch/fuzzer.log"))?;
-        let mut failed = None;
-        let summary = session::run(&plan, &config, |stamped| {
-            let taken = self.take(&stamped.event, progress, &page, &mut log);
-            failed = failed.take().or(taken.err());
-        })?;
-        if let Some(error) = failed {
-            return Err(error);
+    /// Lets the workers fuzz until the time is over.
+    fn search(&mut self, progress: &mut Progress) -> anyhow::Result<()> {
+        let (store, known) = (self.store, self.known);
+        let until = progress.began + self.time;
+        let (tell, news) = mpsc::channel();
+        let (reports, from_workers) = mpsc::channel();
+        let (deaths, to_judge) = mpsc::channel();
+        let mut workers = Vec::new();
+        for number in 0..self.vms {
+            workers.push(Worker {
+                number: number as usize,
+                lab: self.lab.beside(&format!("vm-{number}"))?,
+                store,
+                alone: self.vms == 1,
+                until,
+                seed: self.seed.wrapping_add(number.wrapping_mul(SEEDS)),
+                known,
+                harm: self.harm.filter(|_| number == 0),
+                tell: reports.clone(),
+            });
         }
-        let program = shared::read(&page)?.map_or(String::new(), |last| last.text);
-        let console = self.lab.console();
-        if let Some(finding) = Finding::of_fate(&summary.fate, &console, program) {
-            self.note(&finding, progress)?;
+        drop(reports);
+        for record in self.untried(Kind::Death)? {
+            let _ = deaths.send(record);
         }
-        Ok(summary.fate)
+        let bench = self.lab.beside("triage")?;
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(|| worker.run());
+            }
+            let forward = tell.clone();
+            scope.spawn(move || {
+                for (worker, message) in from_workers {
+                    if forward.send(News::Worker(worker, message)).is_err() {
+                        break;
+                    }
+                }
+            });
+            scope.spawn(move || try_deaths(store, &bench, &to_judge, &tell));
+            let heard = self.hear(progress, news, deaths);
+            if heard.is_err() {
+                // Nobody listens any more: the workers shall not go on for hours.
+                self.lab.interrupted.store(true, Ordering::Relaxed);
+            }
+            heard
+        })
     }
 
-    fn plan(&self, left: Duration, progress: &Progress) -> anyhow::Result<Plan> {
-        let (known, avoid) = self.store.write_lists(self.known)?;
-        let mut setup = self.lab.setup.clone();
-        setup.shares.push(Share {
-            tag: "hugeprobe-fuzz".into(),
-            path: self.store.folder().to_owned(),
-        });
-        let tools = &self.lab.tools;
-        let mut argv = vec![
-            tools.fuzzer.display().to_string(),
-            self.store.path("corpus").display().to_string(),
-        ];
-        if tools.seeds.is_dir() {
-            argv.push(tools.seeds.display().to_string());
+    /// Hears all news until nobody is left to tell any.
+    fn hear(
+        &mut self,
+        progress: &mut Progress,
+        news: Receiver<News>,
+        deaths: Sender<Record>,
+    ) -> anyhow::Result<()> {
+        let mut deaths = Some(deaths);
+        let mut next = Instant::now() + TICK;
+        loop {
+            match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(News::Worker(worker, message)) => {
+                    self.take(worker, message, progress, deaths.as_ref())?;
+                }
+                Ok(News::Triage(text)) => (self.say)(Say::Note(&text)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            let searching = progress.running.contains(&true);
+            if !searching {
+                // Triage ends with what it has been given.
+                deaths = None;
+            }
+            if Instant::now() >= next {
+                next = Instant::now() + TICK;
+                if searching {
+                    self.show(progress)?;
+                }
+            }
         }
-        argv.extend([
-            format!("-artifact_prefix={}/", self.store.path("scratch").display()),
-            format!("-max_total_time={}", left.as_secs().max(1)),
-            // Nobody else adds to the corpus. libFuzzer looks every second, at each
-            // file, over 9p: that took more time than the programs.
-            "-reload=0".to_owned(),
-            // Each machine continues from the corpus, not from the same dice.
-            format!("-seed={}", self.seed.wrapping_add(progress.machines as u32)),
-        ]);
-        let env = [
-            ("HUGEPROBE_KNOWN", known),
-            ("HUGEPROBE_AVOID", avoid),
-            ("HUGEPROBE_PCS", self.store.path("pcs.txt")),
-        ];
-        let env = env.map(|(name, path)| (name.to_owned(), path.display().to_string()));
-        Ok(Plan {
-            setup,
-            job: Job::Exec(Command {
-                argv,
-                env: [vec![("HUGEPROBE_GUEST".into(), "1".into())], env.to_vec()].concat(),
-                cwd: "/tmp".into(),
-            }),
-        })
+    }
+
+    fn show(&mut self, progress: &mut Progress) -> anyhow::Result<()> {
+        let sample = self.sample(progress);
+        self.store.add_sample(&sample)?;
+        let speed = progress.speed.at(progress.began.elapsed(), sample.counts);
+        (self.say)(Say::Status(&status_line(&sample, speed, self.vms)));
+        Ok(())
     }
 
     fn take(
         &mut self,
-        event: &Event,
+        worker: usize,
+        message: Message,
         progress: &mut Progress,
-        page: &std::path::Path,
-        log: &mut fs::File,
+        deaths: Option<&Sender<Record>>,
     ) -> anyhow::Result<()> {
-        match event {
-            Event::TestOutput { line, .. } => match lines::parse(line) {
-                Line::Stats(counts) => progress.totals.report(counts),
-                Line::Violation(violation) => {
-                    self.note(&Finding::of_violation(violation), progress)?;
-                }
-                Line::Known(title) => {
-                    if !self.is_known(&title, progress) {
-                        self.store.seen_again(&title)?;
-                    }
-                }
-                Line::Ran(_) | Line::Log => {
-                    use std::io::Write;
-                    writeln!(log, "{line}")?;
-                }
-            },
-            Event::StraySplat { splat } => {
-                let program = shared::read(page)?.map_or(String::new(), |last| last.text);
-                if let Some(finding) = Finding::of_splat(splat, program) {
-                    self.note(&finding, progress)?;
+        match message {
+            Message::Began { again } => {
+                progress.machines += 1;
+                progress.restarts += u64::from(again);
+            }
+            Message::Counts(counts) => progress.totals.report(worker, counts),
+            Message::Found(finding) => self.note(&finding, progress, deaths)?,
+            Message::Known(title) => {
+                if !self.is_known(&title, progress) {
+                    self.store.seen_again(&title)?;
                 }
             }
-            _ => {}
-        }
-        if progress.last_sample.elapsed() >= Duration::from_secs(1) {
-            progress.last_sample = Instant::now();
-            let sample = self.sample(progress);
-            self.store.add_sample(&sample)?;
-            (self.say)(Say::Status(&status_line(&sample, progress.began.elapsed())));
+            Message::Ended { what, heard } => {
+                progress.totals.ended(worker);
+                if let Some(what) = what {
+                    (self.say)(Say::Note(&format!("a machine was lost: {what}")));
+                }
+                let _ = heard.send(());
+            }
+            Message::Failed(error) => {
+                progress.totals.ended(worker);
+                (self.say)(Say::Note(&format!("a worker gives up: {error:#}")));
+                progress.failure.get_or_insert(error);
+            }
+            Message::Done => progress.running[worker] = false,
         }
         Ok(())
     }
 
-    fn note(&mut self, finding: &Finding, progress: &mut Progress) -> anyhow::Result<()> {
+    fn note(
+        &mut self,
+        finding: &Finding,
+        progress: &mut Progress,
+        deaths: Option<&Sender<Record>>,
+    ) -> anyhow::Result<()> {
         if self.is_known(&finding.title, progress) {
             return Ok(());
         }
         let seconds = progress.base.seconds + progress.began.elapsed().as_secs();
-        if self.store.note(finding, seconds)? {
-            progress.findings += 1;
-            (self.say)(Say::Note(&format!("new: {}", finding.title)));
+        if !self.store.note(finding, seconds)? {
+            return Ok(());
+        }
+        progress.findings += 1;
+        (self.say)(Say::Note(&format!("new: {}", finding.title)));
+        if finding.kind == Kind::Death
+            && let Some(deaths) = deaths
+        {
+            let records = self.store.records()?.into_iter();
+            for record in records.filter(|record| record.finding.title == finding.title) {
+                let _ = deaths.send(record);
+            }
         }
         Ok(())
     }
@@ -257,28 +282,51 @@ impl Campaign<'_> {
         known
     }
 
-    /// Triage of every finding of a kind that has not been through it.
-    fn triage_new(&mut self, kind: Kind) -> anyhow::Result<()> {
-        for mut record in self.store.records()? {
-            let fresh = record.finding.kind == kind && record.confirmed.is_none();
-            if !fresh || self.lab.is_interrupted() {
-                continue;
-            }
-            let mut note = |text: &str| (self.say)(Say::Note(text));
-            triage::triage(self.store, self.lab, &mut record, &mut note)?;
-        }
-        Ok(())
+    /// Findings of a kind that have not been through triage.
+    fn untried(&self, kind: Kind) -> anyhow::Result<Vec<Record>> {
+        let mut records = self.store.records()?;
+        records.retain(|record| record.finding.kind == kind && record.confirmed.is_none());
+        Ok(records)
     }
 
     fn sample(&self, progress: &Progress) -> Sample {
-        let mut counts = progress.totals.sum();
-        counts.pcs = counts.pcs.max(progress.base.counts.pcs);
         Sample {
             seconds: progress.base.seconds + progress.began.elapsed().as_secs(),
-            counts,
+            counts: progress.totals.sum(),
             corpus: self.store.corpus_size(),
             findings: progress.findings,
             machines: progress.machines,
+            restarts: progress.restarts,
         }
+    }
+}
+
+/// Takes findings through triage as they come, until no more can come.
+fn try_deaths(store: &Store, lab: &Lab, deaths: &Receiver<Record>, tell: &Sender<News>) {
+    let mut note = |text: &str| {
+        let _ = tell.send(News::Triage(text.to_owned()));
+    };
+    for record in deaths {
+        let title = record.finding.title.clone();
+        if let Err(error) = judge(store, lab, record, &mut note) {
+            // It is tried again at the end.
+            note(&format!("{title}: {error:#}"));
+        }
+    }
+}
+
+/// Triage of one finding; one that the user interrupts is left for the next run.
+fn judge(
+    store: &Store,
+    lab: &Lab,
+    mut record: Record,
+    note: &mut dyn FnMut(&str),
+) -> anyhow::Result<()> {
+    if lab.is_interrupted() {
+        return Ok(());
+    }
+    match triage::triage(store, lab, &mut record, note) {
+        Err(error) if error.is::<Interrupted>() => Ok(()),
+        result => result,
     }
 }

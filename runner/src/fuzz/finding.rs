@@ -2,6 +2,7 @@
 //! A finding: what was seen, and which program showed it. Pure.
 
 use hugeprobe_vm::event::{Fate, Splat};
+use hugeprobe_vm::{fate, splat};
 use serde::{Deserialize, Serialize};
 
 use super::lines::Violation;
@@ -29,6 +30,9 @@ pub struct Finding {
     pub detail: String,
     /// The program that showed it, in text form; empty when none is known.
     pub program: String,
+    /// The console of a machine that it took down; kept in a file of its own.
+    #[serde(skip)]
+    pub console: String,
 }
 
 impl Finding {
@@ -47,6 +51,7 @@ impl Finding {
             kind: Kind::Violation,
             detail: format!("{step}\n{}", violation.detail),
             program: violation.program,
+            console: String::new(),
         }
     }
 
@@ -57,28 +62,77 @@ impl Finding {
             kind: Kind::Report,
             detail: splat.lines.join("\n"),
             program,
+            console: String::new(),
         })
     }
 
     /// What the end of a machine says about its kernel; `None` for ends that
-    /// say nothing about it.
+    /// say nothing about it: QEMU that was killed, the host that failed.
     pub fn of_fate(fate: &Fate, console: &str, program: String) -> Option<Self> {
-        let title = match fate {
-            Fate::Panic { title } => title.clone(),
-            Fate::Hang { .. } => "hang: the guest stopped answering".to_owned(),
+        let (title, what) = match fate {
+            Fate::Panic { title } => (title.clone(), String::new()),
+            Fate::Hang { detail } => (
+                "hang: the guest stopped answering".to_owned(),
+                detail.clone(),
+            ),
+            Fate::Lost { detail } if !fate::is_hosts_doing(detail) => (
+                "reset: the machine ended without a word".to_owned(),
+                detail.clone(),
+            ),
+            Fate::TimedOut => (STUCK.to_owned(), "its time was over".to_owned()),
             _ => return None,
         };
         Some(Self {
             title,
             kind: Kind::Death,
-            detail: console.to_owned(),
+            detail: last_words(&what, console),
             program,
+            console: console.to_owned(),
         })
+    }
+
+    /// A program that its executor waited for in vain.
+    pub fn of_stuck(said: &str, console: &str, program: String) -> Self {
+        Self {
+            title: STUCK.to_owned(),
+            kind: Kind::Death,
+            detail: last_words(said, console),
+            program,
+            console: console.to_owned(),
+        }
     }
 
     /// Whether `other` shows the same bug as far as one can tell.
     pub fn is_same(&self, other: &Self) -> bool {
         self.title == other.title
+    }
+}
+
+/// Title of a program that does not end although its guest lives.
+const STUCK: &str = "hang: the program did not end";
+/// Console lines kept when the kernel has not reported anything.
+const LAST_LINES: usize = 60;
+
+/// The kernel's reports on the console, or its end if there are none.
+fn last_words(what: &str, console: &str) -> String {
+    let lines: Vec<&str> = console
+        .lines()
+        .map(|line| splat::without_stamp(line.trim_end()))
+        .collect();
+    let reports: Vec<String> = splat::parse(&lines)
+        .into_iter()
+        .filter(|report| report.allowed.is_none())
+        .map(|report| report.lines.join("\n"))
+        .collect();
+    let told = if reports.is_empty() {
+        lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+    } else {
+        reports.join("\n\n")
+    };
+    if what.is_empty() {
+        told
+    } else {
+        format!("{what}\n{told}")
     }
 }
 
@@ -135,6 +189,11 @@ mod tests {
             (finding.kind, finding.title.as_str()),
             (Kind::Death, "kernel BUG in zap_huge_pmd")
         );
+        let reset = Fate::Lost {
+            detail: "QEMU ended although the guest had not finished".into(),
+        };
+        let finding = Finding::of_fate(&reset, "", String::new()).unwrap();
+        assert!(finding.title.starts_with("reset: "), "{}", finding.title);
         for fate in [
             Fate::Clean,
             Fate::Lost {
@@ -144,6 +203,18 @@ mod tests {
         ] {
             assert_eq!(Finding::of_fate(&fate, "", String::new()), None);
         }
+    }
+
+    #[test]
+    fn a_deaths_detail_is_the_kernels_report_not_the_whole_console() {
+        let console = "[    1.0] boring\r\n\
+            [    2.0] Kernel panic - not syncing: sysrq triggered crash\r\n";
+        let told = last_words("", console);
+        assert!(told.starts_with("Kernel panic"), "{told}");
+        assert_eq!(
+            last_words("no sign of life", "[ 1.0] hm\n"),
+            "no sign of life\nhm"
+        );
     }
 
     #[test]

@@ -3,20 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
 use fs_err as fs;
 use hugeprobe_vm::event::{Event, Fate};
 use hugeprobe_vm::machine::MachineConfig;
 use hugeprobe_vm::plan::{Command, Job, Plan, Setup, Share};
 use hugeprobe_vm::session::{self, SessionConfig};
+use hugeprobe_vm::template::{Template, TemplateError, Waiting};
 
 use super::finding::Finding;
-use super::lines::{self, Line};
+use super::lines::{self, Line, Ran};
 use super::minimise::Judge;
 use super::tools::Tools;
+use crate::kernel::Kernel;
 
 /// One batch of programs is given this long, boot included.
 const BATCH_LIMIT: Duration = Duration::from_secs(300);
@@ -24,11 +25,18 @@ const BATCH_LIMIT: Duration = Duration::from_secs(300);
 const PROGRAM_LIMIT: Duration = Duration::from_secs(10);
 /// Most variants that are tried for one program.
 const MOST_VARIANTS: usize = 400;
+/// The share by which guests reach the folder of a lab.
+const SHARE: &str = "hugeprobe-fuzz";
+/// Where a template's guest works.
+const CWD: &str = "/tmp";
 
 /// A place to run programs in.
+#[derive(Clone)]
 pub struct Lab {
     /// The machine to boot.
     pub machine: MachineConfig,
+    /// The kernel in it.
+    pub kernel: Kernel,
     /// What its guest prepares.
     pub setup: Setup,
     /// The programs.
@@ -44,57 +52,112 @@ pub struct Lab {
 pub struct Batch {
     /// Every finding, with the index of the program that showed it.
     pub findings: Vec<(usize, Finding)>,
-    /// How many programs ran to their end.
-    pub finished: usize,
+    /// What is told of each program that ran to its end.
+    pub ran: Vec<Ran>,
     /// Times that a KCOV area was full.
     pub overflows: u64,
 }
 
+impl Batch {
+    /// How many programs ran to their end.
+    pub fn finished(&self) -> usize {
+        self.ran.len()
+    }
+}
+
+/// The user has interrupted: what was tried says nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
 impl Lab {
+    /// Lets guests write to `folder`, in which the scratch folder must be.
+    pub fn share(&mut self, folder: &Path) {
+        self.setup.shares.push(Share {
+            tag: SHARE.into(),
+            path: folder.to_owned(),
+        });
+    }
+
+    /// The same with a scratch folder of its own, for use beside this one.
+    ///
+    /// # Errors
+    /// When the folder cannot be made.
+    pub fn beside(&self, name: &str) -> anyhow::Result<Self> {
+        let scratch = self.scratch.join(name);
+        fs::create_dir_all(&scratch)?;
+        Ok(Self {
+            scratch,
+            ..self.clone()
+        })
+    }
+
+    /// Boots a machine once, up to its first program, for all further ones to
+    /// begin there.
+    ///
+    /// # Errors
+    /// When this kernel or this QEMU does not allow that; each machine is then
+    /// booted, as before.
+    pub fn warm_up(&mut self) -> Result<(), TemplateError> {
+        let tools = &self.tools;
+        let mut files = vec![tools.exec.clone(), tools.fuzzer.clone()];
+        files.extend(self.setup.modules.iter().map(|module| module.path.clone()));
+        let seeds = std::fs::read_dir(&tools.seeds).into_iter().flatten();
+        files.extend(seeds.flatten().map(|seed| seed.path()));
+        let waiting = Waiting {
+            setup: self.setup.clone(),
+            files,
+            warm: Some(self.command(vec!["hold".to_owned()])),
+        };
+        let template = Template::make(&self.machine, &waiting, &self.scratch, &self.interrupted)?;
+        self.machine.template = Some(Arc::new(template));
+        Ok(())
+    }
+
     /// Runs `programs` one after another in one fresh machine, each `repeat`
     /// times, until one shows something; all of them with `to_the_end`, unless
     /// the machine dies.
+    ///
+    /// # Errors
+    /// [`Interrupted`], or when no machine comes up.
     pub fn run(&self, programs: &[String], repeat: u32, to_the_end: bool) -> anyhow::Result<Batch> {
         let mut options = vec!["--repeat".to_owned(), repeat.to_string()];
         if to_the_end {
             options.push("--no-stop".to_owned());
         }
-        self.run_with(programs, options, &[], BATCH_LIMIT)
+        self.run_with(programs, options, BATCH_LIMIT)
     }
 
     /// Runs `programs` once each in one fresh machine, and appends the kernel
-    /// call sites that they reach to `file`, which is there.
+    /// call sites that they reach to `file`, which is there, in the folder that
+    /// is shared.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
     pub fn cover(&self, programs: &[String], file: &Path) -> anyhow::Result<Batch> {
         let options = ["--no-stop", "--pcs"].map(str::to_owned).into_iter();
-        let share = Share {
-            tag: "hugeprobe-cov".into(),
-            path: file.parent().unwrap_or(file).to_owned(),
-        };
         let limit = BATCH_LIMIT + PROGRAM_LIMIT * u32::try_from(programs.len()).unwrap_or(u32::MAX);
         let options = options.chain([file.display().to_string()]).collect();
-        self.run_with(programs, options, &[share], limit)
+        self.run_with(programs, options, limit)
     }
 
     fn run_with(
         &self,
         programs: &[String],
-        options: Vec<String>,
-        shares: &[Share],
+        mut arguments: Vec<String>,
         limit: Duration,
     ) -> anyhow::Result<Batch> {
-        let files = self.write(programs)?;
-        let mut argv = vec![self.tools.exec.display().to_string(), "run".to_owned()];
-        argv.extend(options);
-        argv.extend(files.iter().map(|file| file.display().to_string()));
-        let mut setup = self.setup.clone();
-        setup.shares.extend_from_slice(shares);
+        let folder = self.write(programs)?;
+        arguments.push(folder.display().to_string());
+        let job = if self.machine.template.is_some() {
+            Job::Feed(arguments.join("\n"))
+        } else {
+            let run = vec!["run".to_owned()];
+            Job::Exec(self.command([run, arguments].concat()))
+        };
         let plan = Plan {
-            setup,
-            job: Job::Exec(Command {
-                argv,
-                env: vec![("HUGEPROBE_GUEST".into(), "1".into())],
-                cwd: "/tmp".into(),
-            }),
+            setup: self.setup.clone(),
+            job,
         };
         let config = SessionConfig {
             machine: self.machine.clone(),
@@ -104,49 +167,65 @@ impl Lab {
             patience: None,
             interrupted: Arc::clone(&self.interrupted),
         };
+        // The console of this machine alone is evidence.
+        let _ = fs::remove_file(self.scratch.join(CONSOLE));
         let mut batch = Batch::default();
         let summary = session::run(&plan, &config, |stamped| {
             take(&mut batch, programs, &stamped.event);
         })?;
-        let at = batch.finished.min(programs.len().saturating_sub(1));
+        let at = batch.finished().min(programs.len().saturating_sub(1));
         let program = programs.get(at).cloned().unwrap_or_default();
-        if let Fate::Infrastructure { detail } = &summary.fate {
-            anyhow::bail!("{detail}");
-        }
-        if let Some(finding) = Finding::of_fate(&summary.fate, &self.console(), program) {
-            batch.findings.push((at, finding));
+        match &summary.fate {
+            Fate::Infrastructure { detail } => anyhow::bail!("{detail}"),
+            Fate::Interrupted => return Err(Interrupted.into()),
+            // Programs that are many may take their time.
+            Fate::TimedOut if batch.finished() > 0 => {}
+            fate => {
+                let finding = Finding::of_fate(fate, &self.console(), program);
+                batch.findings.extend(finding.map(|finding| (at, finding)));
+            }
         }
         Ok(batch)
     }
 
     /// Whether the user has interrupted.
     pub fn is_interrupted(&self) -> bool {
-        self.interrupted.load(std::sync::atomic::Ordering::Relaxed)
+        self.interrupted.load(Ordering::Relaxed)
     }
 
     /// The end of the last machine's console.
     pub fn console(&self) -> String {
-        tail(&self.scratch.join("console.log"))
+        tail(&self.scratch.join(CONSOLE))
     }
 
-    fn write(&self, programs: &[String]) -> anyhow::Result<Vec<PathBuf>> {
+    fn command(&self, arguments: Vec<String>) -> Command {
+        let program = vec![self.tools.exec.display().to_string()];
+        Command {
+            argv: [program, arguments].concat(),
+            env: vec![("HUGEPROBE_GUEST".into(), "1".into())],
+            cwd: CWD.into(),
+        }
+    }
+
+    /// Writes the programs into a folder, named so that they are in order.
+    fn write(&self, programs: &[String]) -> anyhow::Result<PathBuf> {
         let folder = self.scratch.join("batch");
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
         fs::create_dir_all(&folder)?;
-        let mut files = Vec::new();
         for (index, program) in programs.iter().enumerate() {
-            let file = folder.join(format!("{index:04}.txt"));
-            fs::write(&file, program)?;
-            files.push(file.canonicalize().context("a file just written")?);
+            fs::write(folder.join(format!("{index:06}.txt")), program)?;
         }
-        Ok(files)
+        Ok(fs::canonicalize(folder)?)
     }
 }
 
+/// The file with the console of all machines of a scratch folder.
+pub const CONSOLE: &str = "console.log";
+
 /// The last part of a log, as text.
-pub fn tail(path: &std::path::Path) -> String {
+pub fn tail(path: &Path) -> String {
     const KEPT: usize = 64 << 10;
     let bytes = std::fs::read(path).unwrap_or_default();
     let from = bytes.len().saturating_sub(KEPT);
@@ -154,13 +233,13 @@ pub fn tail(path: &std::path::Path) -> String {
 }
 
 fn take(batch: &mut Batch, programs: &[String], event: &Event) {
-    let at = batch.finished.min(programs.len().saturating_sub(1));
+    let at = batch.finished().min(programs.len().saturating_sub(1));
     match event {
         Event::TestOutput { line, .. } => match lines::parse(line) {
             Line::Violation(violation) => {
                 batch.findings.push((at, Finding::of_violation(violation)));
             }
-            Line::Ran(_) => batch.finished += 1,
+            Line::Ran(ran) => batch.ran.push(ran),
             Line::Stats(counts) => batch.overflows += counts.overflows,
             _ => {}
         },

@@ -45,6 +45,9 @@ pub struct Ran {
     pub file: String,
     /// Whether one of its runs violated a promise.
     pub violated: bool,
+    /// What it reached that none before it did: call sites, or without KCOV
+    /// pairs of operations and their results.
+    pub new: u64,
 }
 
 /// One line of a guest program.

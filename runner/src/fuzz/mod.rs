@@ -5,6 +5,7 @@
 //! host and guest".
 
 pub mod campaign;
+pub mod corpus;
 pub mod finding;
 pub mod known;
 pub mod lab;
@@ -18,3 +19,4 @@ pub mod store;
 mod svg;
 pub mod tools;
 pub mod triage;
+mod worker;

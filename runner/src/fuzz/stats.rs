@@ -2,6 +2,7 @@
 //! Figures of a campaign over time: what the status line shows, `stats.jsonl`
 //! keeps and the picture is drawn from. Pure.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -22,57 +23,103 @@ pub struct Sample {
     pub findings: u64,
     /// Machines started.
     pub machines: u64,
+    /// Those of them that replaced one which had ended.
+    #[serde(default)]
+    pub restarts: u64,
 }
 
-/// Adds up what the processes of a campaign report, each from 0.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Totals {
-    before: Counts,
-    current: Counts,
-}
-
-impl Totals {
-    /// Takes the latest report of the present process.
-    pub fn report(&mut self, counts: Counts) {
-        self.current = counts;
-    }
-
-    /// The present process has ended; the next one starts from 0.
-    pub fn ended(&mut self) {
-        self.before = self.sum();
-        self.current = Counts::default();
-    }
-
-    /// Totals so far. Coverage does not add up: the most that one process saw counts.
-    pub fn sum(&self) -> Counts {
-        let (a, b) = (self.before, self.current);
-        Counts {
-            programs: a.programs + b.programs,
-            calls: a.calls + b.calls,
-            succeeded: a.succeeded + b.succeeded,
-            thp_faults: a.thp_faults + b.thp_faults,
-            pcs: a.pcs.max(b.pcs),
-            overflows: a.overflows + b.overflows,
+impl Counts {
+    /// Totals of two processes. Coverage does not add up: the most that one
+    /// process saw counts.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            programs: self.programs + other.programs,
+            calls: self.calls + other.calls,
+            succeeded: self.succeeded + other.succeeded,
+            thp_faults: self.thp_faults + other.thp_faults,
+            pcs: self.pcs.max(other.pcs),
+            overflows: self.overflows + other.overflows,
         }
     }
 }
 
-/// One line for people.
-pub fn status_line(sample: &Sample, elapsed: Duration) -> String {
+/// Adds up what the processes of a campaign report, each from 0; one at a time
+/// for each machine.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    before: Counts,
+    current: Vec<Counts>,
+}
+
+impl Totals {
+    /// Goes on from `before`, with so many machines at a time.
+    pub fn new(before: Counts, machines: usize) -> Self {
+        Self {
+            before,
+            current: vec![Counts::default(); machines],
+        }
+    }
+
+    /// Takes the latest report of the process in a machine.
+    pub fn report(&mut self, machine: usize, counts: Counts) {
+        self.current[machine] = counts;
+    }
+
+    /// The process in a machine has ended; the next one starts from 0.
+    pub fn ended(&mut self, machine: usize) {
+        let counts = std::mem::take(&mut self.current[machine]);
+        self.before = self.before.and(counts);
+    }
+
+    /// Totals so far.
+    pub fn sum(&self) -> Counts {
+        self.current.iter().fold(self.before, |a, &b| a.and(b))
+    }
+}
+
+/// What happens now, not since the beginning: rates over the last seconds.
+#[derive(Clone, Debug, Default)]
+pub struct Speed {
+    samples: VecDeque<(Duration, Counts)>,
+}
+
+impl Speed {
+    /// How far back it looks.
+    const WINDOW: Duration = Duration::from_secs(10);
+
+    /// Takes the totals at `elapsed` since the start; returns programs and calls
+    /// a second.
+    pub fn at(&mut self, elapsed: Duration, counts: Counts) -> (f64, f64) {
+        self.samples.push_back((elapsed, counts));
+        while self.samples.len() > 2 && elapsed - self.samples[1].0 >= Self::WINDOW {
+            self.samples.pop_front();
+        }
+        let (since, then) = self.samples[0];
+        let seconds = (elapsed - since).as_secs_f64().max(0.001);
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        (
+            rate(counts.programs, then.programs),
+            rate(counts.calls, then.calls),
+        )
+    }
+}
+
+/// One line for people, of a campaign in which so many programs and calls are
+/// done each second, in `vms` machines at a time.
+pub fn status_line(sample: &Sample, (programs, calls): (f64, f64), vms: u32) -> String {
     let counts = &sample.counts;
-    let rate = |n: u64| n as f64 / elapsed.as_secs_f64().max(1.0);
     let share = (counts.succeeded * 100)
         .checked_div(counts.calls)
         .unwrap_or(0);
     let (minutes, seconds) = (sample.seconds / 60, sample.seconds % 60);
+    let machines = if vms > 1 {
+        format!("{vms} VMs, ")
+    } else {
+        String::new()
+    };
     format!(
-        "{minutes}:{seconds:02}  {:.1} programs/s  {:.0} calls/s ({share} % succeed)  {} PCs  corpus {}  findings {}  machines {}",
-        rate(counts.programs),
-        rate(counts.calls),
-        counts.pcs,
-        sample.corpus,
-        sample.findings,
-        sample.machines,
+        "{minutes}:{seconds:02}  {programs:.1} programs/s  {calls:.0} calls/s ({share} % succeed)  {} PCs  corpus {}  findings {}  {machines}{} restarts",
+        counts.pcs, sample.corpus, sample.findings, sample.restarts,
     )
 }
 
@@ -80,38 +127,57 @@ pub fn status_line(sample: &Sample, elapsed: Duration) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn totals_add_up_over_processes_except_coverage() {
-        let mut totals = Totals::default();
-        let counts = |programs, pcs| Counts {
+    fn counts(programs: u64, pcs: u64) -> Counts {
+        Counts {
             programs,
             pcs,
             ..Counts::default()
-        };
-        totals.report(counts(5, 900));
-        totals.report(counts(9, 1000));
-        totals.ended();
-        totals.report(counts(2, 950));
-        assert_eq!(totals.sum(), counts(11, 1000));
+        }
     }
 
     #[test]
-    fn status_line_has_rates_and_no_division_by_zero() {
+    fn totals_add_up_over_processes_except_coverage() {
+        let mut totals = Totals::new(counts(100, 0), 2);
+        totals.report(0, counts(5, 900));
+        totals.report(0, counts(9, 1000));
+        totals.report(1, counts(3, 10));
+        totals.ended(0);
+        totals.report(0, counts(2, 950));
+        assert_eq!(totals.sum(), counts(114, 1000));
+    }
+
+    #[test]
+    fn speed_is_that_of_the_last_seconds() {
+        let mut speed = Speed::default();
+        let at = |s| Duration::from_secs(s);
+        assert_eq!(speed.at(at(0), counts(0, 0)).0, 0.0);
+        assert_eq!(speed.at(at(5), counts(10, 0)).0, 2.0);
+        // A pause, and then faster: what was before the window is forgotten.
+        assert_eq!(speed.at(at(60), counts(10, 0)).0, 0.0);
+        assert_eq!(speed.at(at(70), counts(110, 0)).0, 10.0);
+        // A machine that died has not reported everything.
+        assert_eq!(speed.at(at(71), counts(5, 0)).0, 0.0);
+    }
+
+    #[test]
+    fn status_line_tells_the_state() {
         let sample = Sample {
             seconds: 75,
             counts: Counts {
-                programs: 300,
                 calls: 1000,
                 succeeded: 700,
-                ..Counts::default()
+                ..counts(300, 8000)
             },
-            ..Sample::default()
+            corpus: 41,
+            findings: 2,
+            machines: 4,
+            restarts: 3,
         };
-        let line = status_line(&sample, Duration::from_secs(10));
-        assert!(
-            line.starts_with("1:15  30.0 programs/s  100 calls/s (70 % succeed)"),
-            "{line}"
+        assert_eq!(
+            status_line(&sample, (30.0, 100.4), 1),
+            "1:15  30.0 programs/s  100 calls/s (70 % succeed)  8000 PCs  corpus 41  findings 2  3 restarts"
         );
-        assert!(status_line(&Sample::default(), Duration::ZERO).contains("0 PCs"));
+        assert!(status_line(&sample, (0.0, 0.0), 2).ends_with("2 VMs, 3 restarts"));
+        assert!(status_line(&Sample::default(), (0.0, 0.0), 1).contains("(0 % succeed)"));
     }
 }

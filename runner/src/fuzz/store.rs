@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use fs_err as fs;
@@ -11,13 +12,34 @@ use serde::{Deserialize, Serialize};
 
 use super::finding::{Finding, Kind, folder_name};
 use super::known::KnownBug;
+use super::lab::CONSOLE;
 use super::pattern;
 use super::stats::Sample;
 
-/// The folder of a campaign.
-#[derive(Clone, Debug)]
+/// The file of a finding's folder that says everything.
+const RECORD: &str = "finding.json";
+/// Steps of a program that is specific enough to be avoided as it is.
+const TELLING: usize = 4;
+
+/// The folder of a campaign. What changes a finding does so one at a time, as
+/// several machines may report the same one.
+#[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
+    made: Made,
+    changes: Mutex<()>,
+}
+
+/// What findings are made with, so that they can be repeated.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Made {
+    /// What `hugeprobe fuzz` is given for the same target, kernel and guest.
+    pub arguments: Vec<String>,
+    /// Release of the kernel.
+    pub release: String,
+    /// What the kernel is, precisely.
+    pub kernel: String,
 }
 
 /// What became of a finding; `finding.json` of its folder.
@@ -33,6 +55,9 @@ pub struct Record {
     pub reliability: Option<Tries>,
     /// Seconds from the start of the campaign until it was first seen.
     pub found_after_s: u64,
+    /// What it was found with.
+    #[serde(default)]
+    pub made: Made,
 }
 
 /// So many of so many.
@@ -57,7 +82,16 @@ impl Store {
             fs::create_dir_all(folder.join(part)).context("choose another folder with --output")?;
         }
         let folder = fs::canonicalize(folder)?;
-        Ok(Self { folder })
+        Ok(Self {
+            folder,
+            made: Made::default(),
+            changes: Mutex::new(()),
+        })
+    }
+
+    /// Says what the findings from now on are made with.
+    pub fn set_made(&mut self, made: Made) {
+        self.made = made;
     }
 
     /// The folder itself, absolute.
@@ -84,7 +118,7 @@ impl Store {
     pub fn records(&self) -> anyhow::Result<Vec<Record>> {
         let mut records = Vec::new();
         for folder in fs::read_dir(self.path("crashes"))? {
-            let file = folder?.path().join("finding.json");
+            let file = folder?.path().join(RECORD);
             if file.exists() {
                 records.push(read_record(&file)?);
             }
@@ -95,30 +129,49 @@ impl Store {
 
     /// Notes a finding; true when its title is new.
     pub fn note(&self, finding: &Finding, found_after_s: u64) -> anyhow::Result<bool> {
+        let _alone = self.alone();
         let folder = self.finding_folder(&finding.title);
-        let file = folder.join("finding.json");
-        if file.exists() {
-            let mut record = read_record(&file)?;
-            record.seen += 1;
-            self.write_record(&record)?;
+        if folder.join(RECORD).exists() {
+            self.count(&finding.title)?;
             return Ok(false);
         }
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("original.txt"), &finding.program)?;
         fs::write(folder.join("report.txt"), &finding.detail)?;
+        if !finding.console.is_empty() {
+            fs::write(folder.join(CONSOLE), &finding.console)?;
+        }
         self.write_record(&Record {
             finding: finding.clone(),
             seen: 1,
             confirmed: None,
             reliability: None,
             found_after_s,
+            made: self.made.clone(),
         })?;
         Ok(true)
     }
 
     /// Counts another sighting of a title.
     pub fn seen_again(&self, title: &str) -> anyhow::Result<()> {
-        let file = self.finding_folder(title).join("finding.json");
+        let _alone = self.alone();
+        self.count(title)
+    }
+
+    /// Writes what triage has learnt of a finding. How often it was seen is
+    /// left as it is: machines go on meanwhile.
+    pub fn update(&self, record: &Record) -> anyhow::Result<()> {
+        let _alone = self.alone();
+        let file = self.finding_folder(&record.finding.title).join(RECORD);
+        let seen = read_record(&file)?.seen;
+        self.write_record(&Record {
+            seen,
+            ..record.clone()
+        })
+    }
+
+    fn count(&self, title: &str) -> anyhow::Result<()> {
+        let file = self.finding_folder(title).join(RECORD);
         if file.exists() {
             let mut record = read_record(&file)?;
             record.seen += 1;
@@ -127,43 +180,34 @@ impl Store {
         Ok(())
     }
 
-    /// Writes what is known about a finding.
-    pub fn write_record(&self, record: &Record) -> anyhow::Result<()> {
-        let folder = self.finding_folder(&record.finding.title);
-        fs::write(folder.join("program.txt"), &record.finding.program)?;
-        write_whole(
-            &folder.join("finding.json"),
-            &serde_json::to_string_pretty(record)?,
-        )
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Brings the lists up to date that keep known bugs from stopping the
-    /// search; returns the paths of the titles and of the patterns.
-    pub fn write_lists(&self, bugs: &[KnownBug]) -> anyhow::Result<(PathBuf, PathBuf)> {
-        let (mut titles, mut patterns) = (String::new(), String::new());
-        for bug in bugs {
-            titles.push_str(&bug.title);
-            titles.push('\n');
-        }
+    fn write_record(&self, record: &Record) -> anyhow::Result<()> {
+        let folder = self.finding_folder(&record.finding.title);
+        write_whole(&folder.join("program.txt"), &record.finding.program)?;
+        write_whole(&folder.join(RECORD), &serde_json::to_string_pretty(record)?)
+    }
+
+    /// Writes the lists that keep known bugs from stopping the search to
+    /// `folder`; returns the paths of the titles and of the patterns.
+    pub fn write_lists(
+        &self,
+        bugs: &[KnownBug],
+        folder: &Path,
+    ) -> anyhow::Result<(PathBuf, PathBuf)> {
+        let mut titles: Vec<String> = bugs.iter().map(|bug| bug.title.clone()).collect();
+        let mut patterns = Vec::new();
         for record in self.records()? {
-            let finding = &record.finding;
-            match finding.kind {
-                Kind::Violation | Kind::Report => {
-                    titles.push_str(&finding.title);
-                    titles.push('\n');
-                }
-                // The pattern of a program that was not minimised would keep
-                // the fuzzer from everything.
-                Kind::Death if record.reliability.is_some() => {
-                    patterns.push_str(&pattern::of(&finding.program));
-                    patterns.push('\n');
-                }
-                Kind::Death => {}
+            match record.finding.kind {
+                Kind::Violation | Kind::Report => titles.push(record.finding.title.clone()),
+                Kind::Death => patterns.extend(record.avoided()),
             }
         }
-        let (known, avoid) = (self.path("known.txt"), self.path("avoid.txt"));
-        write_whole(&known, &titles)?;
-        write_whole(&avoid, &patterns)?;
+        let (known, avoid) = (folder.join("known.txt"), folder.join("avoid.txt"));
+        write_whole(&known, &lines(&titles))?;
+        write_whole(&avoid, &lines(&patterns))?;
         Ok((known, avoid))
     }
 
@@ -186,13 +230,32 @@ impl Store {
     }
 }
 
+impl Record {
+    /// The pattern by which programs are avoided that would show this finding
+    /// again; only for one that takes the kernel down. That of the whole program
+    /// until it is minimised, if it is long enough to mean little else.
+    pub fn avoided(&self) -> Option<String> {
+        let steps = pattern::steps(&self.finding.program).count();
+        let waits = self.confirmed.is_none() && steps >= TELLING;
+        let avoided = self.finding.kind == Kind::Death && (self.reliability.is_some() || waits);
+        avoided.then(|| pattern::of(&self.finding.program))
+    }
+}
+
+fn lines(texts: &[String]) -> String {
+    texts.iter().map(|text| format!("{text}\n")).collect()
+}
+
 fn read_record(file: &Path) -> anyhow::Result<Record> {
     let text = fs::read_to_string(file)?;
     serde_json::from_str(&text).with_context(|| format!("{} is damaged", file.display()))
 }
 
 /// Writes a file so that it is whole or not there.
-fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_whole(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, text)?;
     fs::rename(&new, path)?;
@@ -209,6 +272,7 @@ mod tests {
             kind,
             detail: "detail".into(),
             program: "p0 mmap at=0.0 len=512 prot=rw\np0 fork child=p1\n".into(),
+            console: String::new(),
         }
     }
 
@@ -236,7 +300,7 @@ mod tests {
             .note(&finding("O5 bits: b", Kind::Violation), 0)
             .unwrap();
         let lists = |store: &Store| {
-            let (known, avoid) = store.write_lists(&[]).unwrap();
+            let (known, avoid) = store.write_lists(&[], store.folder()).unwrap();
             (
                 fs::read_to_string(known).unwrap(),
                 fs::read_to_string(avoid).unwrap(),
@@ -245,8 +309,37 @@ mod tests {
         assert_eq!(lists(&store), ("O5 bits: b\n".into(), String::new()));
         let mut record = store.records().unwrap().remove(1);
         record.reliability = Some(Tries { shown: 10, of: 10 });
-        store.write_record(&record).unwrap();
+        store.update(&record).unwrap();
         assert_eq!(lists(&store).1, "mmap prot=rw ; fork child=p1\n");
+    }
+
+    #[test]
+    fn a_long_program_is_avoided_until_triage_has_tried_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let long = Finding {
+            program: "p0 verify\n".repeat(TELLING),
+            ..finding("hang", Kind::Death)
+        };
+        store.note(&long, 0).unwrap();
+        let mut record = store.records().unwrap().remove(0);
+        assert_eq!(
+            record.avoided(),
+            Some("verify ; verify ; verify ; verify".into())
+        );
+        record.confirmed = Some(Tries { shown: 0, of: 3 });
+        assert_eq!(record.avoided(), None);
+    }
+
+    #[test]
+    fn triage_does_not_forget_what_was_seen_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        store.note(&finding("t", Kind::Report), 0).unwrap();
+        let record = store.records().unwrap().remove(0);
+        store.seen_again("t").unwrap();
+        store.update(&record).unwrap();
+        assert_eq!(store.records().unwrap()[0].seen, 2);
     }
 
     #[test]

@@ -25,16 +25,6 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// The name of the fuzz target.
-    pub fn target(&self) -> String {
-        let name = self
-            .fuzzer
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy();
-        name.trim_start_matches("fuzz-").to_owned()
-    }
-
     /// The `index`-th simpler variant of a program, if there are as many.
     pub fn variant(&self, file: &Path, index: usize) -> anyhow::Result<Option<String>> {
         let index = index.to_string();

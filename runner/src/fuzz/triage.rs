@@ -7,18 +7,22 @@ use std::time::{Duration, Instant};
 use fs_err as fs;
 
 use super::finding::{Finding, Kind};
-use super::lab::{Lab, SameFinding};
-use super::minimise;
+use super::lab::{CONSOLE, Lab, SameFinding};
+use super::minimise::{self, Minimised};
+use super::report::{self, CONFIG, KERNEL};
 use super::store::{Record, Store, Tries};
 
 /// Fresh machines that a finding is tried in.
 const MACHINES: u32 = 3;
 /// Runs of a program in each of them.
-const RUNS: u32 = 5;
+pub const RUNS: u32 = 5;
 /// Runs that the stated reliability comes from.
 const RELIABILITY_RUNS: u32 = 10;
 /// How long minimising may take.
 const MINIMISE_LIMIT: Duration = Duration::from_secs(300);
+
+/// The console of the last machine that showed the finding.
+const SHOWN: &str = "shown.log";
 
 /// Takes a finding through all stages; what each gives is written at once.
 ///
@@ -31,31 +35,23 @@ pub fn triage(
     say: &mut dyn FnMut(&str),
 ) -> anyhow::Result<()> {
     let title = record.finding.title.clone();
+    let _ = std::fs::remove_file(lab.scratch.join(SHOWN));
     if record.finding.program.is_empty() {
         say(&format!("{title}: no program is known to show it"));
         return Ok(());
     }
     say(&format!("{title}: confirming in {MACHINES} fresh machines"));
-    let confirmed = confirm(lab, &record.finding)?;
+    let confirmed = confirm(lab, &record.finding, MACHINES)?;
     record.confirmed = Some(confirmed);
-    store.write_record(record)?;
+    store.update(record)?;
     if confirmed.shown > 0 {
         say(&format!(
             "{title}: shown by {confirmed} machines; minimising"
         ));
-        let mut judge = SameFinding {
-            lab,
-            wanted: &record.finding,
-            repeat: if confirmed.shown == confirmed.of {
-                1
-            } else {
-                RUNS
-            },
-        };
-        let deadline = Instant::now() + MINIMISE_LIMIT;
-        let small = minimise::minimise(&record.finding.program, &mut judge, deadline)?;
+        let surely = confirmed.shown == confirmed.of;
+        let small = smallest(lab, &record.finding, if surely { 1 } else { RUNS })?;
         record.finding.program = small.program;
-        store.write_record(record)?;
+        store.update(record)?;
         let reliability = reliability(lab, &record.finding)?;
         say(&format!(
             "{title}: {} steps, shown in {reliability} runs",
@@ -65,33 +61,58 @@ pub fn triage(
     } else {
         say(&format!("{title}: did not show again"));
     }
-    store.write_record(record)?;
+    store.update(record)?;
     write_files(store, lab, record)
 }
 
-/// How many of the fresh machines show the finding again.
-pub fn confirm(lab: &Lab, finding: &Finding) -> anyhow::Result<Tries> {
+/// The smallest program that still shows the finding, each candidate run
+/// `repeat` times.
+///
+/// # Errors
+/// As [`confirm`].
+pub fn smallest(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<Minimised> {
+    let mut judge = SameFinding {
+        lab,
+        wanted: finding,
+        repeat,
+    };
+    let deadline = Instant::now() + MINIMISE_LIMIT;
+    minimise::minimise(&finding.program, &mut judge, deadline)
+}
+
+/// How many of `machines` fresh ones show the finding again.
+///
+/// # Errors
+/// When no machine comes up, or the user interrupts.
+pub fn confirm(lab: &Lab, finding: &Finding, machines: u32) -> anyhow::Result<Tries> {
     let mut shown = 0;
-    for _ in 0..MACHINES {
-        let batch = lab.run(std::slice::from_ref(&finding.program), RUNS, false)?;
-        shown += u32::from(batch.findings.iter().any(|(_, f)| f.is_same(finding)));
+    for _ in 0..machines {
+        shown += u32::from(try_once(lab, finding, RUNS)?);
     }
     Ok(Tries {
         shown,
-        of: MACHINES,
+        of: machines,
     })
 }
 
-/// How many of ten runs show the finding. Those of a bug that kills its
-/// machine take a machine each.
+/// Whether a fresh machine shows the finding. Its console is evidence then.
+fn try_once(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<bool> {
+    let batch = lab.run(std::slice::from_ref(&finding.program), repeat, false)?;
+    let shown = batch.findings.iter().any(|(_, f)| f.is_same(finding));
+    if shown {
+        fs::write(lab.scratch.join(SHOWN), lab.console())?;
+    }
+    Ok(shown)
+}
+
+/// How many of ten runs show the finding, each in a machine of its own if that
+/// costs no boot; those of a bug that kills its machine in any case.
 fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<Tries> {
-    let program = std::slice::from_ref(&finding.program);
     let runs: Vec<String> = vec![finding.program.clone(); RELIABILITY_RUNS as usize];
     let mut shown = 0;
-    if finding.kind == Kind::Death {
+    if finding.kind == Kind::Death || lab.machine.template.is_some() {
         for _ in 0..RELIABILITY_RUNS {
-            let batch = lab.run(program, 1, false)?;
-            shown += u32::from(batch.findings.iter().any(|(_, f)| f.is_same(finding)));
+            shown += u32::from(try_once(lab, finding, 1)?);
         }
     } else {
         let batch = lab.run(&runs, 1, true)?;
@@ -110,20 +131,26 @@ fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<Tries> {
     })
 }
 
-/// Writes the reproducers and the console beside the program.
+/// Writes the report, the reproducers and the console beside the program.
 fn write_files(store: &Store, lab: &Lab, record: &Record) -> anyhow::Result<()> {
     let folder = store.finding_folder(&record.finding.title);
     let program = folder.join("program.txt");
-    fs::write(folder.join("console.log"), lab.console())?;
+    let shown = lab.scratch.join(SHOWN);
+    if shown.exists() {
+        fs::copy(shown, folder.join(CONSOLE))?;
+    }
     fs::write(
-        folder.join("repeat.txt"),
-        format!(
-            "hugeprobe repro {} --target {} --kernel {}\n",
-            folder.display(),
-            lab.tools.target(),
-            lab.machine.kernel.display()
-        ),
+        folder.join("report.txt"),
+        report::finding(record, &lab.kernel)?,
     )?;
+    let repeat = report::repeat(&folder);
+    fs::write(folder.join("repeat.txt"), format!("{repeat}\n"))?;
+    for (kept, name) in [(KERNEL, "kernel.txt"), (CONFIG, "config")] {
+        let kept = store.path(kept);
+        if kept.exists() {
+            fs::copy(kept, folder.join(name))?;
+        }
+    }
     let name = super::finding::folder_name(&record.finding.title)
         .to_lowercase()
         .replace('-', "_");

@@ -63,7 +63,7 @@ pub struct Request {
 }
 
 /// A kernel that can be booted.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Kernel {
     /// The image.
     pub bzimage: PathBuf,
@@ -90,7 +90,7 @@ pub struct Kernel {
 }
 
 /// What a kernel is, precisely enough to get it again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Identity {
     /// Package and version, tree and commit, or path of the image.
     pub source: String,

@@ -22,5 +22,6 @@ pub mod tests;
 pub use files::{RUN_INFO, splat_path, write_all, write_matrix};
 pub use matrix::{Column, Matrix};
 pub use model::{Outcome, OutputLine, Report, RunInfo, TestReport};
+pub use repeat::shell_word;
 pub use summary::summary;
 pub use terminal::Terminal;

@@ -325,6 +325,7 @@ impl Fold {
             | Event::Heartbeat
             | Event::GuestFails { .. }
             | Event::NeedsNewMachine { .. }
+            | Event::GuestWaits
             | Event::GuestDone
             | Event::CommandEnds { .. } => {}
         }

@@ -19,7 +19,7 @@ pub fn command(run: Option<&RunInfo>, test: &TestId) -> String {
 }
 
 /// `word` as one word of a POSIX shell.
-fn shell_word(word: &str) -> String {
+pub fn shell_word(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{CovArgs, RunArgs};
 use crate::cov::pcs::Pcs;
 use crate::exit::{Exit, Failure, OrExit};
-use crate::fuzz::report::programs;
+use crate::fuzz::corpus;
 use crate::kernel::Request;
 use crate::programs::{self, Layout};
 use crate::report::Outcome;
@@ -26,8 +26,10 @@ pub fn corpus(args: &CovArgs, corpus: &Path, folder: &Path, pcs: &mut Pcs) -> Re
     let fuzz = args.as_fuzz();
     let scratch = folder.join("scratch");
     fs_err::create_dir_all(&scratch)?;
-    let lab = run::lab(&fuzz, &scratch)?.lab;
-    let programs = programs(&lab, corpus)?;
+    let mut lab = run::lab(&fuzz, &scratch)?;
+    lab.share(folder);
+    let members = corpus::members(&lab, corpus)?;
+    let programs: Vec<String> = members.into_iter().map(|member| member.text).collect();
     if programs.is_empty() {
         let text = format!("{} holds no program", corpus.display());
         return Err(Failure::new(Exit::NothingRan, text));
@@ -43,8 +45,8 @@ pub fn corpus(args: &CovArgs, corpus: &Path, folder: &Path, pcs: &mut Pcs) -> Re
         findings += batch.findings.len();
         overflows += batch.overflows;
         // A machine that died took the rest with it; go on behind its program.
-        let died = from + batch.finished < end;
-        from += batch.finished + usize::from(died);
+        let died = from + batch.finished() < end;
+        from += batch.finished() + usize::from(died);
     }
     pcs.read(&file)?;
     pcs.full += overflows;

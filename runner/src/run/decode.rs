@@ -42,11 +42,19 @@ fn text(splats: &[Splat], kernel: &Kernel) -> io::Result<String> {
             raw.push_str(&format!("(allowed: {reason})\n"));
         }
     }
-    Ok(decoded(&raw, kernel)?.unwrap_or(raw))
+    decoded(&raw, kernel)
 }
 
-/// `raw` with source lines, where symbols and the script are at hand.
-fn decoded(raw: &str, kernel: &Kernel) -> io::Result<Option<String>> {
+/// `raw` with source lines, where symbols and the script are at hand; else as
+/// it is.
+///
+/// # Errors
+/// When the script cannot be run or read.
+pub fn decoded(raw: &str, kernel: &Kernel) -> io::Result<String> {
+    Ok(by_script(raw, kernel)?.unwrap_or_else(|| raw.to_owned()))
+}
+
+fn by_script(raw: &str, kernel: &Kernel) -> io::Result<Option<String>> {
     let (Some(vmlinux), Some(source)) = (&kernel.vmlinux, &kernel.source) else {
         return Ok(None);
     };

@@ -12,26 +12,18 @@ use crate::fuzz::lab::Lab;
 use crate::fuzz::tools::Tools;
 use crate::kernel::cache::Cache;
 use crate::kernel::progress::Ui;
-use crate::kernel::{self, Kernel, KernelError, tools, virtme};
+use crate::kernel::{self, KernelError, tools, virtme};
 use crate::programs::{self, AllNeeds, Layout};
 
 /// Package of the fuzzing programs.
 const PACKAGE: &str = "hugeprobe-fuzz";
-
-/// A lab and the kernel in it.
-pub struct FuzzLab {
-    /// The lab.
-    pub lab: Lab,
-    /// The kernel that its machines boot.
-    pub kernel: Kernel,
-}
 
 /// Builds whatever is missing and sets up the lab; files that are not kept go
 /// to `scratch`.
 ///
 /// # Errors
 /// Anything that keeps a machine from being described, with its exit code.
-pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
+pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<Lab, Failure> {
     let ui = Ui::stderr(args.verbose);
     let layout = Layout::detect()?;
     let programs_of_guest = fuzzers(&layout, args.target)?;
@@ -48,11 +40,7 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
     } else {
         programs::select(&programs.targets, &needing, None).or_exit(Exit::Usage)?
     };
-    let wanted = KernelArgs {
-        profile: profile(args),
-        ..args.kernel.clone()
-    };
-    let [request] = &requests(&wanted)[..] else {
+    let [request] = &requests(&fuzz_kernel(args))[..] else {
         return Err(Failure::new(
             Exit::Usage,
             "fuzzing takes one kernel; give one version",
@@ -72,29 +60,30 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<FuzzLab, Failure> {
         ui: &ui,
     }
     .build(vng, &programs.guest, &selected)?;
-    let lab = Lab {
+    Ok(Lab {
         machine: guest.machine,
+        kernel,
         setup: guest.setup,
         tools: programs_of_guest,
         scratch: scratch.to_owned(),
         interrupted: interrupt::flag()?,
-    };
-    Ok(FuzzLab { lab, kernel })
+    })
 }
 
-/// The profile: with coverage, unless the user asked for another.
-fn profile(args: &FuzzArgs) -> Profile {
-    match args.kernel.profile {
+/// The kernel to fuzz: with coverage, unless the user asked for another profile.
+pub fn fuzz_kernel(args: &FuzzArgs) -> KernelArgs {
+    let profile = match args.kernel.profile {
         Profile::Selftest => Profile::Kcov,
         other => other,
+    };
+    KernelArgs {
+        profile,
+        ..args.kernel.clone()
     }
 }
 
 fn fuzzers(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
-    let folder = match layout {
-        Layout::Checkout(checkout) => build(checkout)?,
-        Layout::Installed(folder) => folder.join("fuzz"),
-    };
+    let folder = fuzzers_folder(layout).or_exit(Exit::Infrastructure)?;
     let tools = Tools {
         exec: folder.join("hugeprobe-exec"),
         fuzzer: folder.join(format!("fuzz-{}", target.name())),
@@ -115,9 +104,20 @@ fn fuzzers(layout: &Layout, target: FuzzTarget) -> Result<Tools, Failure> {
     Ok(tools)
 }
 
-/// Brings the fuzzing programs up to date; returns their folder, which is
-/// that of this command, too.
-fn build(checkout: &Path) -> Result<PathBuf, Failure> {
+/// The folder of the fuzzing programs; in a checkout they are brought up to
+/// date first.
+///
+/// # Errors
+/// When they cannot be built.
+pub fn fuzzers_folder(layout: &Layout) -> anyhow::Result<PathBuf> {
+    match layout {
+        Layout::Checkout(checkout) => build(checkout),
+        Layout::Installed(folder) => Ok(folder.join("fuzz")),
+    }
+}
+
+/// Builds the fuzzing programs into the folder of this command.
+fn build(checkout: &Path) -> anyhow::Result<PathBuf> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
     let status = Command::new(&cargo)
         .current_dir(checkout)
@@ -132,12 +132,10 @@ fn build(checkout: &Path) -> Result<PathBuf, Failure> {
         ])
         .stdin(Stdio::null())
         .status()?;
-    if !status.success() {
-        return Err(Failure::new(
-            Exit::Infrastructure,
-            format!("build the fuzzers: cargo ended with {status}; its messages are above"),
-        ));
-    }
+    anyhow::ensure!(
+        status.success(),
+        "build the fuzzers: cargo ended with {status}; its messages are above"
+    );
     let exe = std::env::current_exe()?;
     Ok(exe.parent().unwrap_or(Path::new("/")).to_owned())
 }

@@ -3,13 +3,14 @@
 //! reports. `run`, `bisect`, `plan cell` and the matrix all end here.
 
 pub mod cover;
-mod decode;
+pub mod decode;
 mod exec;
 mod guest;
 mod interrupt;
 mod lab;
 mod memory;
 mod modules;
+pub mod repeat;
 mod results;
 
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
 pub use exec::exec;
-pub use lab::{FuzzLab, lab};
+pub use lab::{fuzz_kernel, fuzzers_folder, lab};
 pub use results::Results;
 
 /// What a run left behind.

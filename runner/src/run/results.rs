@@ -10,8 +10,9 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::guest::Guest;
+use super::repeat;
 use crate::cli::RunArgs;
-use crate::kernel::{Kernel, Origin, Request};
+use crate::kernel::{Kernel, Request};
 use crate::report::{RUN_INFO, RunInfo};
 
 /// Where results go by default.
@@ -186,7 +187,7 @@ impl Results {
             ("command line", guest.machine.append.join(" ")),
         ];
         let info = RunInfo {
-            arguments: repeat_arguments(args, &request.origin),
+            arguments: repeat::run(args, &request.origin),
             kernel: facts
                 .into_iter()
                 .filter(|(_, value)| !value.is_empty())
@@ -211,42 +212,6 @@ impl Results {
         symlink(name, &unfinished)?;
         fs_err::rename(unfinished, parent.join("latest"))
     }
-}
-
-/// The arguments that choose the same kernel and guest again.
-fn repeat_arguments(args: &RunArgs, origin: &Origin) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut add = |flag: &str, value: Option<String>| {
-        words.extend(value.into_iter().flat_map(|value| [flag.to_owned(), value]));
-    };
-    let absolute = |path: &Path| std::path::absolute(path).unwrap_or(path.to_owned());
-    let show = |path: PathBuf| path.display().to_string();
-    match origin {
-        Origin::Tree(dir) => add("--kdir", Some(show(absolute(dir)))),
-        Origin::Image(image) => add("--kernel", Some(show(absolute(image)))),
-        Origin::DebianImage => add("--kernel", Some("debian".into())),
-        Origin::Version(version) => add("--kver", version.clone()),
-    }
-    let (kernel, guest) = (&args.kernel, &args.guest);
-    let profile = Some(kernel.profile).filter(|&profile| profile != crate::cli::Profile::default());
-    add(
-        "--profile",
-        profile.map(|profile| profile.name().to_owned()),
-    );
-    add(
-        "--cpus",
-        Some(guest.cpus)
-            .filter(|&cpus| cpus != 2)
-            .map(|cpus| cpus.to_string()),
-    );
-    add("--mem", guest.mem.clone());
-    for append in &guest.append {
-        add("--append", Some(append.clone()));
-    }
-    if args.known_bugs {
-        words.push("--known-bugs".to_owned());
-    }
-    words
 }
 
 #[cfg(test)]

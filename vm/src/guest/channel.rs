@@ -2,7 +2,7 @@
 //! The guest's end of the event channel: the second serial port.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
 use nix::sys::termios::{self, SetArg};
@@ -48,6 +48,24 @@ impl Channel {
         line.push(b'\n');
         let _ = self.port.write_all(&line);
         self.last_sent = Instant::now();
+    }
+
+    /// Waits for a line from the host.
+    ///
+    /// # Errors
+    /// When the port cannot be read.
+    pub fn receive(&mut self) -> std::io::Result<String> {
+        let mut line = Vec::new();
+        let mut buffer = [0; 4096];
+        while line.last() != Some(&b'\n') {
+            match self.port.read(&mut buffer) {
+                Ok(0) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => line.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
     /// Sends a heartbeat when it is due; says when the next one is.

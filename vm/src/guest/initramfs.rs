@@ -15,13 +15,14 @@ use crate::initramfs::MODULES;
 const NEW_ROOT: &str = "/newroot";
 
 /// Loads the modules of the initramfs, mounts the root over 9p and moves there.
-/// Does nothing when the kernel mounted the root itself.
+/// Does nothing when the kernel mounted the root itself, and stays where the
+/// initramfs is all that there is: that of a [`crate::template::Template`].
 ///
 /// # Errors
 /// When the root cannot be mounted.
 pub fn leave() -> Result<(), String> {
     let modules = Path::new("/").join(MODULES);
-    if !modules.exists() || !Path::new(NEW_ROOT).exists() || !Path::new("/init").exists() {
+    if !modules.exists() || !Path::new("/init").exists() {
         return Ok(());
     }
     for module in in_order(&modules) {
@@ -32,6 +33,9 @@ pub fn leave() -> Result<(), String> {
         let _ = fs::remove_file(&module);
     }
     let _ = fs::remove_file("/init");
+    if !Path::new(NEW_ROOT).exists() {
+        return Ok(());
+    }
     let options = "trans=virtio,version=9p2000.L,msize=512000,access=any";
     mount(
         Some("/dev/root"),

@@ -87,11 +87,7 @@ fn work() -> Result<(), String> {
 
 impl Guest {
     fn follow_plan(&mut self) -> Result<(), String> {
-        let uname = nix::sys::utsname::uname().map_err(|error| format!("uname: {error}"))?;
-        self.channel.send(&Event::GuestReady {
-            release: uname.release().to_string_lossy().into_owned(),
-            version: uname.version().to_string_lossy().into_owned(),
-        });
+        self.channel.send(&Self::ready()?);
         let plan = read_plan()?;
         setup::prepare(&plan.setup)?;
         self.env = plan.setup.env;
@@ -102,14 +98,28 @@ impl Guest {
             .map(Coverage::open)
             .transpose()?;
         self.report_stray();
-        match plan.job {
+        self.work_on(plan.job)
+    }
+
+    fn work_on(&mut self, job: Job) -> Result<(), String> {
+        match job {
             Job::Tests(tests) => {
                 rest::begin();
                 self.run_tests(&tests, &mut Settings::remember(), &mut Programs::default());
                 Ok(())
             }
             Job::Exec(command) => self.run_command(&command),
+            Job::Wait(warm) => self.wait_for_work(warm.as_ref()),
+            Job::Feed(_) => Err("no command waits for input".into()),
         }
+    }
+
+    fn ready() -> Result<Event, String> {
+        let uname = nix::sys::utsname::uname().map_err(|error| format!("uname: {error}"))?;
+        Ok(Event::GuestReady {
+            release: uname.release().to_string_lossy().into_owned(),
+            version: uname.version().to_string_lossy().into_owned(),
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 
 use super::{swap, sys};
-use crate::plan::{Module, Setup};
+use crate::plan::{Module, Setup, Share};
 
 /// Values under `/proc/sys`. Those that a kernel lacks are left out silently:
 /// each only makes a report more likely or more legible.
@@ -60,7 +60,7 @@ pub fn prepare(setup: &Setup) -> Result<(), String> {
     let _ = sys::raise_loopback();
     let _ = nix::unistd::sethostname("hugeprobe");
     for share in &setup.shares {
-        mount_share(&share.tag, &share.path)?;
+        mount_share(share)?;
     }
     for module in &setup.modules {
         match load_module(module) {
@@ -115,9 +115,16 @@ fn mount_fs(kind: &str, place: &str, options: &str) -> nix::Result<()> {
     )
 }
 
-fn mount_share(tag: &str, path: &Path) -> Result<(), String> {
+/// Mounts a folder of the host at the same path.
+///
+/// # Errors
+/// When the host does not share it.
+pub fn mount_share(share: &Share) -> Result<(), String> {
+    let path = share.path.as_path();
+    // Fails where the root is the host's, read-only; there it exists.
+    let _ = fs::create_dir_all(path);
     mount(
-        Some(tag),
+        Some(share.tag.as_str()),
         path,
         Some("9p"),
         MsFlags::empty(),

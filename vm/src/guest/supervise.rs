@@ -2,10 +2,10 @@
 //! Runs one process of the guest: streams what it writes, watches the kernel
 //! log and the clock meanwhile, and leaves no process behind.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+use std::process::{ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -53,8 +53,9 @@ pub struct Outcome {
 }
 
 /// A started process with its output.
-struct Running {
+pub struct Running {
     pid: Pid,
+    stdin: Option<ChildStdin>,
     pidfd: OwnedFd,
     stdout: Output<ChildStdout>,
     stderr: Output<ChildStderr>,
@@ -70,53 +71,22 @@ pub fn run(
     guest: &mut Guest,
     command: &mut Command,
     limit: Option<Duration>,
-    on_line: &mut dyn FnMut(&mut Guest, Stream, String),
+    on_line: &mut OnLine,
 ) -> io::Result<Outcome> {
-    let mut running = Running::start(command)?;
-    let mut deadline = limit.map(|limit| Instant::now() + limit);
-    let mut timed_out = false;
-    while running.status.is_none() {
-        let mut wait = guest.channel.heartbeat();
-        if let Some(deadline) = deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            timed_out = left.is_zero();
-            wait = wait.min(left);
-        }
-        if timed_out {
-            break;
-        }
-        if let Some(coverage) = &mut guest.coverage {
-            coverage.drain();
-            wait = wait.min(coverage::PERIOD);
-        }
-        running.wait(guest, wait);
-        running.read_all(guest, on_line);
-        if guest.follow_log() {
-            let soon = Instant::now() + AFTERMATH;
-            deadline = deadline.map(|deadline| deadline.min(soon));
-        }
-        running.reap();
-    }
-    if timed_out {
-        describe_stuck(guest);
-    }
-    let (left_behind, unkillable) = running.clean_up(guest, timed_out);
-    running.read_all(guest, on_line);
-    running.finish(guest, on_line);
-    Ok(Outcome {
-        end: running
-            .status
-            .filter(|_| !timed_out)
-            .unwrap_or(End::TimedOut),
-        left_behind,
-        unkillable,
-    })
+    Ok(Running::start(command, Stdio::null())?.attend(guest, limit, on_line))
 }
 
+/// What is done with each line of a process.
+pub type OnLine<'a> = dyn FnMut(&mut Guest, Stream, String) + 'a;
+
 impl Running {
-    fn start(command: &mut Command) -> io::Result<Self> {
+    /// Starts a process in a session of its own.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command, stdin: Stdio) -> io::Result<Self> {
         command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let new_session = || {
@@ -131,10 +101,93 @@ impl Running {
         Ok(Self {
             pid,
             pidfd: sys::pidfd(pid)?,
+            stdin: child.stdin.take(),
             stdout: Output::new(child.stdout.take())?,
             stderr: Output::new(child.stderr.take())?,
             status: None,
         })
+    }
+
+    /// Follows the process until it ends or `limit` is over, and ends whatever
+    /// it left behind.
+    pub fn attend(
+        mut self,
+        guest: &mut Guest,
+        limit: Option<Duration>,
+        on_line: &mut OnLine,
+    ) -> Outcome {
+        let mut deadline = limit.map(|limit| Instant::now() + limit);
+        let mut timed_out = false;
+        while self.status.is_none() {
+            let mut wait = guest.channel.heartbeat();
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                timed_out = left.is_zero();
+                wait = wait.min(left);
+            }
+            if timed_out {
+                break;
+            }
+            if self.step(guest, wait, on_line) {
+                let soon = Instant::now() + AFTERMATH;
+                deadline = deadline.map(|deadline| deadline.min(soon));
+            }
+        }
+        if timed_out {
+            describe_stuck(guest);
+        }
+        let (left_behind, unkillable) = self.clean_up(guest, timed_out);
+        self.read_all(guest, on_line);
+        self.finish(guest, on_line);
+        Outcome {
+            end: self.status.filter(|_| !timed_out).unwrap_or(End::TimedOut),
+            left_behind,
+            unkillable,
+        }
+    }
+
+    /// Follows the process until it writes the line `wanted`; false when it
+    /// ended before.
+    pub fn attend_until(&mut self, guest: &mut Guest, wanted: &str, on_line: &mut OnLine) -> bool {
+        let mut seen = false;
+        while !seen && self.status.is_none() {
+            let wait = guest.channel.heartbeat();
+            self.step(guest, wait, &mut |guest, stream, line| {
+                seen |= line == wanted;
+                on_line(guest, stream, line);
+            });
+        }
+        seen
+    }
+
+    /// Writes all its standard input, and closes it.
+    ///
+    /// # Errors
+    /// When it does not read it.
+    pub fn feed(&mut self, text: &str) -> io::Result<()> {
+        match self.stdin.take() {
+            Some(mut stdin) => stdin.write_all(text.as_bytes()),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Ends it, and every other process but us.
+    pub fn end(mut self, guest: &mut Guest) {
+        self.clean_up(guest, true);
+    }
+
+    /// Waits for something to happen, at most for `limit`, and takes note of it.
+    /// Returns whether the kernel has reported lasting damage.
+    fn step(&mut self, guest: &mut Guest, mut limit: Duration, on_line: &mut OnLine) -> bool {
+        if let Some(coverage) = &mut guest.coverage {
+            coverage.drain();
+            limit = limit.min(coverage::PERIOD);
+        }
+        self.wait(guest, limit);
+        self.read_all(guest, on_line);
+        let damaged = guest.follow_log();
+        self.reap();
+        damaged
     }
 
     fn wait(&self, guest: &Guest, limit: Duration) {
@@ -210,7 +263,7 @@ impl Running {
         }
     }
 
-    fn read_all(&mut self, guest: &mut Guest, on_line: &mut dyn FnMut(&mut Guest, Stream, String)) {
+    fn read_all(&mut self, guest: &mut Guest, on_line: &mut OnLine) {
         for line in self.stdout.read() {
             on_line(guest, Stream::Stdout, line);
         }
@@ -219,7 +272,7 @@ impl Running {
         }
     }
 
-    fn finish(&mut self, guest: &mut Guest, on_line: &mut dyn FnMut(&mut Guest, Stream, String)) {
+    fn finish(&mut self, guest: &mut Guest, on_line: &mut OnLine) {
         if let Some(line) = self.stdout.lines.finish() {
             on_line(guest, Stream::Stdout, line);
         }
