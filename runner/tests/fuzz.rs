@@ -40,9 +40,15 @@ fn hugeprobe() -> Command {
     command
 }
 
+/// What a campaign finds in its corpus when it starts.
+const MEMBER: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\n\
+                      p0 write at=0.0 len=512\np0 verify\n";
+
 /// A campaign in `dir`, for so long.
 fn campaign(dir: &Path, seconds: u32) -> Option<Command> {
     let mut command = fuzz()?;
+    std::fs::create_dir_all(dir.join("corpus")).unwrap();
+    std::fs::write(dir.join("corpus/member"), MEMBER).unwrap();
     command.args(["--time", &seconds.to_string(), "--output"]);
     command.arg(dir);
     Some(command)
@@ -80,7 +86,8 @@ fn expect_whole(dir: &Path, restarts: u64) {
     assert!(number(last, "programs") > before, "none ran afterwards");
     let corpus: Vec<_> = std::fs::read_dir(dir.join("corpus")).unwrap().collect();
     assert_eq!(corpus.len() as u64, number(last, "corpus"));
-    assert!(!corpus.is_empty());
+    let member = std::fs::read_to_string(dir.join("corpus/member")).unwrap();
+    assert_eq!(member, MEMBER);
     for file in corpus {
         let text = std::fs::read_to_string(file.unwrap().path()).expect("text");
         assert!(text.is_empty() || text.ends_with('\n'), "cut off: {text:?}");
