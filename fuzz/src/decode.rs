@@ -4,6 +4,7 @@
 
 use arbitrary::{Result, Unstructured};
 
+use crate::draw_race;
 use crate::model::Model;
 use crate::program::{
     Advice, Backing, Context, DEVICE_PAGES, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program,
@@ -27,6 +28,13 @@ pub fn from_bytes(data: &[u8], target: Target) -> Program {
     model.start();
     let mut program = Program::default();
     while !u.is_empty() && program.steps.len() < MAX_STEPS {
+        if wants_race(&mut u, &model, &program, target)
+            && let Ok(block) = draw_race::block(&mut u, &model, target)
+        {
+            block.iter().for_each(|step| model.assume(step));
+            program.steps.extend(block);
+            continue;
+        }
         let Ok(step) = draw_step(&mut u, &model, target) else {
             break;
         };
@@ -39,6 +47,19 @@ pub fn from_bytes(data: &[u8], target: Target) -> Program {
         }
     }
     program
+}
+
+/// Whether a racing block comes next: now and then, where something is mapped.
+fn wants_race(u: &mut Unstructured<'_>, model: &Model, program: &Program, target: Target) -> bool {
+    const MOST_RACING: usize = 2 * draw_race::MOST;
+    let racing = program.steps.iter().filter(|step| step.race.is_some());
+    let separate = program.steps.last().is_some_and(|step| step.race.is_none());
+    separate
+        && target != Target::Pfnmap
+        && program.steps.len() + draw_race::MOST <= MAX_STEPS
+        && racing.count() <= MOST_RACING
+        && model.in_use(0)
+        && u.ratio(1, 14).unwrap_or(false)
 }
 
 /// Mostly, a new mapping asks for huge pages: without, there are none.

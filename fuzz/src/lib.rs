@@ -18,6 +18,7 @@
 
 pub mod avoid;
 pub mod decode;
+mod draw_race;
 pub mod emit;
 pub mod exec;
 pub mod harm;

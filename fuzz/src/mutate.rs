@@ -5,6 +5,7 @@
 use arbitrary::{Result, Unstructured};
 
 use crate::decode::{draw_step, wish_for_huge};
+use crate::draw_race;
 use crate::model::Model;
 use crate::program::{Context, MAX_STEPS, Program, Target};
 
@@ -47,7 +48,9 @@ fn state_before(program: &Program, index: usize) -> Box<Model> {
 
 fn change(program: &mut Program, u: &mut Unstructured<'_>, target: Target) -> Result<()> {
     let count = program.steps.len();
-    match u.int_in_range(0u8..=11)? {
+    match u.int_in_range(0u8..=14)? {
+        12 if target != Target::Pfnmap && count > 0 => insert_race(program, u, target),
+        13 | 14 if draw_race::reschedule(program, u)? => Ok(()),
         0..=4 if count < MAX_STEPS => insert(program, u, target),
         5 if count > 1 => {
             let first = u.int_in_range(0..=count - 1)?;
@@ -93,6 +96,16 @@ fn insert(program: &mut Program, u: &mut Unstructured<'_>, target: Target) -> Re
     }
     fresh.truncate(MAX_STEPS - program.steps.len());
     program.steps.splice(at..at, fresh);
+    Ok(())
+}
+
+/// Inserts a racing block that fits the state there.
+fn insert_race(program: &mut Program, u: &mut Unstructured<'_>, target: Target) -> Result<()> {
+    let at = u.int_in_range(1..=program.steps.len())?;
+    let model = state_before(program, at);
+    let mut block = draw_race::block(u, &model, target)?;
+    block.truncate(MAX_STEPS.saturating_sub(program.steps.len()));
+    program.steps.splice(at..at, block);
     Ok(())
 }
 

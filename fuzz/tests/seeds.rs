@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use hugeprobe_fuzz::model::Model;
+use hugeprobe_fuzz::model::race::refuses;
 use hugeprobe_fuzz::program::Target;
 use hugeprobe_fuzz::text;
 
@@ -19,10 +20,22 @@ fn every_seed_reads_back_and_every_step_of_it_is_carried_out() {
                 .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             assert_eq!(text::parse(&text::print(&program)), Ok(program.clone()));
             let mut model = Model::boxed();
+            let mut before = Model::boxed();
             model.start();
-            for step in &program.steps {
+            for (index, step) in program.steps.iter().enumerate() {
+                let block = program.block(index);
+                if block.is_some_and(|block| block.start == index) {
+                    before.copy_from(&model);
+                }
                 assert!(
-                    !model.skips(step),
+                    step.race.is_none() || !refuses(&before, step),
+                    "{}: does not race: {}",
+                    path.display(),
+                    text::step(step)
+                );
+                let state = if step.race.is_some() { &before } else { &model };
+                assert!(
+                    !state.skips(step),
                     "{}: skipped: {}",
                     path.display(),
                     text::step(step)

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -60,6 +61,9 @@ enum Verb {
         /// Print the programs before they run
         #[arg(long)]
         print: bool,
+        /// Pass over programs in which nothing races
+        #[arg(long)]
+        racing: bool,
         #[command(flatten)]
         how: How,
     },
@@ -128,8 +132,9 @@ fn main() -> ExitCode {
             count,
             seed,
             print,
+            racing,
             how,
-        } => random(count, seed, print, &how),
+        } => random(seed..seed + count, print, racing, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
         Verb::EmitC { file } => read_program(&file)
@@ -241,10 +246,11 @@ fn as_text(file: &Path, name: &str) -> Result<u8, Failure> {
     ))))
 }
 
-fn random(count: u64, seed: u64, print: bool, how: &How) -> Result<u8, Failure> {
+fn random(seeds: Range<u64>, print: bool, racing: bool, how: &How) -> Result<u8, Failure> {
     let target = target(&how.target)?;
-    let programs =
-        (seed..seed + count).map(move |seed| (format!("random {seed}"), drawn(seed, target)));
+    let programs = seeds
+        .map(move |seed| (format!("random {seed}"), drawn(seed, target)))
+        .filter(move |(_, program)| !racing || program.races());
     let shown = programs.inspect(move |(name, program)| {
         if print {
             show(&format!("# {name}\n{}", text::print(program)));

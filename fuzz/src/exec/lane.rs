@@ -20,6 +20,7 @@ use super::sys;
 use super::track::Tracker;
 use super::violation::Oracle;
 use crate::kcov::Trace;
+use crate::model::content::Threads;
 use crate::model::history::{THREADS, race_stamp};
 use crate::model::outcome::Effects;
 use crate::model::page::{WORDS, describe, word};
@@ -33,7 +34,7 @@ use selftests::guard::{self, Fault, Signal};
 
 /// A block that takes longer is not repeated any more; each step is carried
 /// out once all the same.
-const BLOCK_LIMIT: Duration = Duration::from_millis(1500);
+const BLOCK_LIMIT: Duration = Duration::from_millis(400);
 /// Rounds whose coverage counts; later ones mostly repeat it.
 const TRACED_ROUNDS: usize = 4;
 
@@ -56,8 +57,8 @@ pub struct Lane<'a> {
     ground: &'a Ground<'a>,
     thread: usize,
     steps: Vec<(usize, Step)>,
-    /// For each page of each load: whether a stale one can be told.
-    stays: Vec<Vec<bool>>,
+    /// For each page of each load: who stores to it, if a stale load can be told.
+    storing: Vec<Vec<Option<Threads>>>,
     /// The state of the areas, if this thread alone changes it.
     model: Option<Box<Model>>,
     scratch: Scratch,
@@ -96,14 +97,14 @@ impl<'a> Lane<'a> {
             model.copy_from(rally.before());
             model
         });
-        let stays = steps.iter().map(|(_, step)| ground.stays(step)).collect();
+        let storing = steps.iter().map(|(_, step)| ground.storing(step)).collect();
         let needs = |wanted: fn(&Op) -> bool| steps.iter().any(|(_, step)| wanted(&step.op));
         let places = needs(|op| matches!(op, Op::Place { .. }));
         let scans = needs(|op| matches!(op, Op::ScanProtect { .. }));
         let moves = needs(|op| matches!(op, Op::Device { .. }));
         Self {
             thread,
-            stays,
+            storing,
             model,
             scratch: Scratch::new(if places { PAGES } else { 0 }),
             buffer: vec![
@@ -255,7 +256,7 @@ impl<'a> Lane<'a> {
             Op::Munlock { at, len } => sys::munlock(at, len),
             Op::Read { at: first, len } => {
                 for page in first.page()..(first.page() + len.pages()).min(PAGES) {
-                    self.load(page, self.stays[at][page - first.page()])?;
+                    self.load(page, self.storing[at][page - first.page()])?;
                 }
                 0
             }
@@ -272,8 +273,8 @@ impl<'a> Lane<'a> {
                 access,
             } => {
                 for page in first.page()..(first.page() + len.pages()).min(PAGES) {
-                    let stays = self.stays[at][page - first.page()];
-                    self.remote(peer.index(), page, access, stays)?;
+                    let storing = self.storing[at][page - first.page()];
+                    self.remote(peer.index(), page, access, storing)?;
                 }
                 0
             }
@@ -350,9 +351,9 @@ impl<'a> Lane<'a> {
         agree(page, true, self.effects(me, page, true, known), found)
     }
 
-    fn load(&self, page: usize, stays: bool) -> Result<(), Wrong> {
+    fn load(&self, page: usize, storing: Option<Threads>) -> Result<(), Wrong> {
         let me = self.ground.me;
-        let last = self.last(me, page, stays);
+        let last = self.last(me, page, storing);
         let known = self.known(me, page, false);
         let mut words = [0; 4];
         let found = load_words(page, &mut words);
@@ -364,10 +365,12 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    /// The last complete stores to a page, where a stale one can be told.
-    fn last(&self, who: usize, page: usize, stays: bool) -> Option<[u32; THREADS]> {
-        let history = self.ground.setup.rally.history();
-        stays.then(|| std::array::from_fn(|thread| history.last(thread, who, page)))
+    /// The last complete stores to a page, where a stale load can be told.
+    fn last(&self, who: usize, page: usize, storing: Option<Threads>) -> Option<[u32; THREADS]> {
+        let board = self.ground.setup.board;
+        let steps = |index: usize| board.step(index);
+        let block = self.ground.setup.rally.block(&steps);
+        storing.map(|storing| block.last((who, page), storing))
     }
 
     fn check_words(
@@ -395,12 +398,18 @@ impl<'a> Lane<'a> {
         Ok(())
     }
 
-    fn remote(&self, peer: usize, page: usize, access: Access, stays: bool) -> Result<(), Wrong> {
+    fn remote(
+        &self,
+        peer: usize,
+        page: usize,
+        access: Access,
+        storing: Option<Threads>,
+    ) -> Result<(), Wrong> {
         let rally = &self.ground.setup.rally;
         let history = rally.history();
         let store = access == Access::Store;
         let pid = self.ground.setup.board.pid(peer);
-        let last = self.last(peer, page, stays);
+        let last = self.last(peer, page, storing);
         let known = self.known(peer, page, store);
         let time = history.tick();
         let stamp = race_stamp(time, self.ground.me, self.thread % LANES, page);
@@ -526,8 +535,8 @@ impl<'a> Lane<'a> {
 }
 
 impl Ground<'_> {
-    /// For each page of a load: whether a stale one can be told.
-    fn stays(&self, step: &Step) -> Vec<bool> {
+    /// For each page of a load: who stores to it, if a stale load can be told.
+    fn storing(&self, step: &Step) -> Vec<Option<Threads>> {
         let board = self.setup.board;
         let steps = |index: usize| board.step(index);
         let block = self.setup.rally.block(&steps);
@@ -537,7 +546,7 @@ impl Ground<'_> {
             _ => return Vec::new(),
         };
         let pages = at.page()..(at.page() + len.pages()).min(PAGES);
-        pages.map(|page| block.stays((target, page))).collect()
+        pages.map(|page| block.storing((target, page))).collect()
     }
 }
 

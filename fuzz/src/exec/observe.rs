@@ -3,9 +3,6 @@
 //! the page map, and contents. What the plan of the block rules out is a
 //! violation; the rest becomes the state of the model.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-
 use super::access::{load_words, page_name, store_words};
 use super::check::{Broken, bit};
 use super::process::Process;
@@ -14,8 +11,8 @@ use super::sys;
 use super::violation::Oracle;
 use crate::model::Model;
 use crate::model::content::Block;
-use crate::model::page::{Flags, Page, WORDS, describe, file_stamp, word};
-use crate::program::{Op, PAGE, PAGES, SLOT_PAGES, SLOTS, Step};
+use crate::model::page::{Flags, Page, describe, file_stamp, word};
+use crate::program::{Addr, Len, Op, PAGE, PAGES, Prot, SLOT_PAGES, SLOTS, Step};
 
 /// Attributes of an area that smaps shows.
 const SHOWN: Flags = Flags::READ
@@ -34,7 +31,6 @@ pub struct Observer<'a, 'b> {
     areas: Vec<Option<(Flags, u16)>>,
     /// The areas as they must be, if that is known.
     wanted: Option<Box<Model>>,
-    memory: Option<File>,
     /// Soft-dirty bits were cleared meanwhile, here or in the parent.
     cleared: bool,
 }
@@ -59,7 +55,6 @@ impl<'a, 'b> Observer<'a, 'b> {
         Ok(Self {
             areas: areas(&smaps),
             wanted,
-            memory: None,
             process,
             cleared,
         })
@@ -235,8 +230,8 @@ impl<'a, 'b> Observer<'a, 'b> {
             self.check_words(number, &words)?;
             return Ok(empty);
         }
-        if entry & bit::PRESENT == 0 {
-            // it stays where it is, if its content is certain
+        if entry & bit::PRESENT == 0 || !page.flags.has(Flags::READ) {
+            // it stays as it is, if its content is certain
             let board = self.process.setup.board;
             let steps = |index: usize| board.step(index);
             let block = self.process.setup.rally.block(&steps);
@@ -261,32 +256,16 @@ impl<'a, 'b> Observer<'a, 'b> {
                 }
             };
         }
-        for (word, offset) in words.iter_mut().zip(WORDS) {
-            let mut bytes = [0; 8];
-            let at = (sys::address(number) + offset) as u64;
-            let read = self
-                .memory()
-                .and_then(|file| file.read_exact_at(&mut bytes, at));
-            read.map_err(|error| {
-                let detail = format!("{}: {error}", page_name(number));
-                (Oracle::Content, "memory not readable".to_owned(), detail)
-            })?;
-            *word = u64::from_ne_bytes(bytes);
+        let loaded = opened(number, Prot::Read, Prot::None, || {
+            load_words(number, &mut words)
+        });
+        match loaded {
+            Some(Ok(())) => Ok(words),
+            found => {
+                let detail = format!("load of {} made readable: {found:?}", page_name(number));
+                Err((Oracle::Permission, "load refused".into(), detail))
+            }
         }
-        Ok(words)
-    }
-
-    fn memory(&mut self) -> std::io::Result<&File> {
-        if self.memory.is_none() {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .open("/proc/self/mem")?;
-            self.memory = Some(file);
-        }
-        self.memory
-            .as_ref()
-            .ok_or(std::io::ErrorKind::NotFound.into())
     }
 
     /// Checks the words; the stamp that the page has. Words of several stores that
@@ -307,14 +286,15 @@ impl<'a, 'b> Observer<'a, 'b> {
         if page.flags.has(Flags::WRITE) && store_words(number, stamp).is_ok() {
             return Ok(stamp);
         }
-        for (index, offset) in WORDS.iter().enumerate() {
-            let bytes = word(stamp, index).to_ne_bytes();
-            let at = (sys::address(number) + offset) as u64;
-            let written = self.memory().and_then(|file| file.write_all_at(&bytes, at));
-            if written.is_err() {
-                // content that the model cannot tell: the program ends here
-                board.stop();
-            }
+        let closed = if page.flags.has(Flags::READ) {
+            Prot::Read
+        } else {
+            Prot::None
+        };
+        let stored = opened(number, Prot::Write, closed, || store_words(number, stamp));
+        if !matches!(stored, Some(Ok(()))) {
+            // content that the model cannot tell: the program ends here
+            board.stop();
         }
         Ok(stamp)
     }
@@ -374,6 +354,14 @@ impl<'a, 'b> Observer<'a, 'b> {
         );
         (oracle, what.into(), detail)
     }
+}
+
+/// Does something to a page that does not permit it, while it is made to.
+fn opened<T>(number: usize, open: Prot, closed: Prot, f: impl FnOnce() -> T) -> Option<T> {
+    let (at, len) = (Addr(number as u16), Len(1));
+    let ready = sys::mprotect(at, len, open) == 0;
+    let done = ready.then(f);
+    (sys::mprotect(at, len, closed) == 0).then_some(done)?
 }
 
 fn wrong_words(block: &Block<'_>, node: (usize, usize), words: &[u64; 4], index: usize) -> Broken {

@@ -423,14 +423,33 @@ impl Block<'_> {
         }
     }
 
-    /// Whether the page stays where it is, so that `is_stale` may be asked.
-    pub fn stays(&self, node: Node) -> bool {
+    /// The last complete stores to a page, by the threads in `storing`.
+    pub fn last(&self, node: Node, storing: Threads) -> [u32; THREADS] {
+        std::array::from_fn(|thread| {
+            if storing.0 & 1 << thread == 0 {
+                0
+            } else {
+                self.history.last(thread, node.0, node.1)
+            }
+        })
+    }
+
+    /// The threads that store to the page, if it stays where it is, so that
+    /// `is_stale` may be asked.
+    pub fn storing(&self, node: Node) -> Option<Threads> {
         let flags = self.model.pages(node.0)[node.1].flags;
-        !flags.any(Flags::SHARED.with(Flags::LAZY))
+        let stays = !flags.any(Flags::SHARED.with(Flags::LAZY))
             && self.places(node).is_some_and(|places| places.len() == 1)
-            && !self.race.pages[node.0][node.1].set.has(Flags::LAZY)
+            && !self.race.pages[node.0][node.1].set.has(Flags::LAZY);
+        let stores = self.carried().filter(|(_, step)| stores_to(step, node));
+        let all = stores.fold(0, |all, (_, step)| all | 1 << thread(&step));
+        (stays && all != 0).then_some(Threads(all))
     }
 }
+
+/// A set of threads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threads(u16);
 
 fn stores_to(step: &Step, node: Node) -> bool {
     stored_pages(step).is_some_and(|(target, pages)| target == node.0 && pages.contains(&node.1))

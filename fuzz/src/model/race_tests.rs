@@ -328,9 +328,8 @@ fn a_load_that_finds_what_was_overwritten_is_stale() {
         history: &case.history,
     };
     let node = (0, 1);
-    assert!(block.stays(node));
-    let last: [u32; super::history::THREADS] =
-        std::array::from_fn(|thread| case.history.last(thread, 0, 1));
+    let storing = block.storing(node).unwrap();
+    let last = block.last(node, storing);
     assert!(!block.is_stale(node, after.pages(0)[1].value, 0, &last));
     assert!(block.is_stale(node, case.before.pages(0)[1].value, 0, &last));
 }
