@@ -204,11 +204,17 @@ impl<'a, 'b> Observer<'a, 'b> {
 
     fn shared_content(&mut self, number: usize, page: &Page) -> Result<(), Broken> {
         let setup = self.process.setup;
-        if !setup.rally.settles(page.object, page.offset) {
-            // whoever looked first has told the model
+        let guarded = page.flags.has(Flags::GUARD);
+        if guarded || !setup.rally.settles(page.object, page.offset) {
+            // it shows nothing, or whoever looked first has told the model
             return Ok(());
         }
-        if setup.board.model().effect_of(page) {
+        let mut words = [0; 4];
+        let behind_end = !setup.board.model().effect_of(page);
+        if behind_end && load_words(number, &mut words).is_err() {
+            return Ok(());
+        }
+        if !behind_end || page.flags.has(Flags::READ) {
             let words = self.words(number, page.flags)?;
             let stamp = self.settled_stamp(number, page, &words)?;
             setup.board.model().settle_shared(page, stamp);
@@ -331,12 +337,15 @@ impl<'a, 'b> Observer<'a, 'b> {
             }
         }
         for lost in [Flags::PINNED, Flags::DIRTY] {
-            if old.flags.has(lost) && !possible.clear.has(lost) {
+            let unsure = lost == Flags::DIRTY && setup.board.uses_devices();
+            if old.flags.has(lost) && !possible.clear.has(lost) && !unsure {
                 flags.set(lost);
             }
         }
         let stored = page.value != 0 && setup.rally.history().is_new(page.value);
-        if stored && !self.cleared && !flags.has(Flags::LAZY) {
+        // on a device soft-dirty bits are lost (fuzz/known.tsv)
+        let devices = setup.board.uses_devices();
+        if stored && !self.cleared && !devices && !flags.has(Flags::LAZY) {
             flags.set(Flags::DIRTY);
         }
         let shown = entry & bit::SOFT_DIRTY != 0 || !setup.features.soft_dirty;

@@ -242,8 +242,14 @@ impl Model {
         if !page.flags.has(Flags::MAPPED.with(needed)) || page.flags.has(Flags::GUARD) {
             return Effect::Segv;
         }
-        if usize::from(page.offset) >= self.limit(page) || page.flags.has(Flags::ZAPPED) {
+        if page.flags.has(Flags::ZAPPED) {
             return Effect::Bus;
+        }
+        let (offset, limit) = (usize::from(page.offset), self.limit(page));
+        if offset >= limit {
+            // a huge page of shmem may be mapped over the end of its object
+            let over = page.flags.has(Flags::SHARED) && offset < limit.next_multiple_of(SLOT_PAGES);
+            return if over { Effect::DoneOrBus } else { Effect::Bus };
         }
         let closed = page.flags.has(Flags::RWP) || store && page.flags.has(Flags::TRACKED);
         if owner.uffd == 2 && closed && (page.private_anon() || !page.flags.has(Flags::RWP)) {
