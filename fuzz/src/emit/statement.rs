@@ -304,12 +304,21 @@ fn device(mirror: Mirror, what: Device, at: usize, count: usize) -> Result<Strin
         Device::ToSys => (3, 0),
         Device::ToSysFail => (3, 1),
         Device::Snapshot => (4, 0),
-        Device::Exclusive | Device::Read | Device::Write => return Err(NoForm("device")),
+        Device::Release => (7, 0),
+        Device::Close => return Ok(format!("close_mirror({});", mirror_file(mirror))),
+        Device::CheckExclusive | Device::Exclusive | Device::Read | Device::Write => {
+            return Err(NoForm("device"));
+        }
     };
-    let which = u8::from(mirror == Mirror::B);
+    let which = mirror_file(mirror);
     Ok(format!(
         "say(device({which}, {number}, {at}, {count}, {fail}));"
     ))
+}
+
+/// Place of a file of a mirror device; the third one is the first device's too.
+fn mirror_file(mirror: Mirror) -> usize {
+    crate::exec::mirror_file(mirror)
 }
 
 fn prot(prot: Prot) -> &'static str {

@@ -49,7 +49,7 @@ pub struct Ground<'a> {
     /// Its userfaultfd.
     pub tracker: Option<&'a Tracker>,
     /// Its files of the mirror devices.
-    pub mirrors: [Option<&'a File>; 2],
+    pub mirrors: [Option<&'a File>; 3],
 }
 
 /// A thread.
@@ -468,7 +468,7 @@ impl<'a> Lane<'a> {
 
     fn device(&mut self, mirror: Mirror, what: Device, at: Addr, len: Len) -> i32 {
         let pages = len.pages().min(PAGES - at.page());
-        match self.ground.mirrors[usize::from(mirror == Mirror::B)] {
+        match self.ground.mirrors[mirror::index(mirror)] {
             Some(file) => mirror::race(file, what, at, pages, &mut self.buffer),
             None => libc::ENODEV,
         }

@@ -24,6 +24,7 @@ const TO_DEV: u64 = 2;
 const TO_SYS: u64 = 3;
 const SNAPSHOT: u64 = 4;
 const EXCLUSIVE: u64 = 5;
+const CHECK_EXCLUSIVE: u64 = 6;
 const RELEASE: u64 = 7;
 const FLAGS: u64 = 8;
 /// The flag that fails the next allocation, and one without meaning: 0 is refused.
@@ -51,7 +52,7 @@ struct Command {
 
 /// The device files that a process has open.
 #[derive(Default)]
-pub struct Mirrors([Option<File>; 2]);
+pub struct Mirrors([Option<File>; 3]);
 
 impl Mirrors {
     /// Leaves the files of a parent open, in its child.
@@ -62,19 +63,34 @@ impl Mirrors {
     }
 
     /// The files that are open.
-    pub fn files(&self) -> [Option<&File>; 2] {
-        [self.0[0].as_ref(), self.0[1].as_ref()]
+    pub fn files(&self) -> [Option<&File>; 3] {
+        self.0.each_ref().map(Option::as_ref)
+    }
+
+    /// Closes a file, if it is open.
+    fn close(&mut self, mirror: Mirror) {
+        self.0[index(mirror)] = None;
     }
 
     /// The file of a device, opened at its first use.
     pub fn file(&mut self, mirror: Mirror) -> Result<&File, i32> {
-        let index = usize::from(mirror == Mirror::B);
+        let index = index(mirror);
         if self.0[index].is_none() {
-            let path = format!("/dev/hmm_dmirror{index}");
+            let device = u8::from(mirror == Mirror::B);
+            let path = format!("/dev/hmm_dmirror{device}");
             let file = OpenOptions::new().read(true).write(true).open(path);
             self.0[index] = Some(file.map_err(|_| libc::ENODEV)?);
         }
         self.0[index].as_ref().ok_or(libc::ENODEV)
+    }
+}
+
+/// Place of a file among those of its process.
+pub fn index(mirror: Mirror) -> usize {
+    match mirror {
+        Mirror::A => 0,
+        Mirror::B => 1,
+        Mirror::A2 => 2,
     }
 }
 
@@ -140,7 +156,7 @@ pub fn race(file: &File, what: Device, at: Addr, pages: usize, buffer: &mut [u8]
         Device::ToSys => (TO_SYS, false),
         Device::ToSysFail => (TO_SYS, true),
         Device::Snapshot => (SNAPSHOT, false),
-        Device::Read | Device::Write | Device::Exclusive => return libc::EAGAIN,
+        _ => return libc::EAGAIN,
     };
     if fail {
         set_flags(file, FAIL_ALLOC);
@@ -217,6 +233,13 @@ impl Process<'_> {
                     self.device_load(mirror, at, pages, buffer)
                 }
             }
+            Device::CheckExclusive => Ok(request(file, CHECK_EXCLUSIVE, at, pages, buffer)),
+            Device::Release | Device::Close if !model.nothing_held() => Ok(libc::EAGAIN),
+            Device::Release => Ok(request(file, RELEASE, at, pages, buffer)),
+            Device::Close => {
+                self.mirrors.close(mirror);
+                Ok(0)
+            }
             Device::Exclusive => {
                 if pages > 64 || has_local(file, at, pages) {
                     return Ok(libc::EAGAIN);
@@ -241,6 +264,8 @@ impl Process<'_> {
             Device::Read => (READ, false),
             Device::Write => (WRITE, false),
             Device::Exclusive => (EXCLUSIVE, false),
+            Device::CheckExclusive => (CHECK_EXCLUSIVE, false),
+            Device::Release | Device::Close => return,
         };
         if matches!(number, READ | WRITE | EXCLUSIVE) && has_local(file, at, pages) {
             return;

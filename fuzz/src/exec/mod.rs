@@ -37,6 +37,7 @@ mod watch;
 mod worker;
 
 pub use board::Stats;
+pub use mirror::index as mirror_file;
 pub use phases::{Phase, Phases};
 pub use session::{Session, SessionError};
 pub use sys::advice_number;

@@ -135,7 +135,7 @@ impl Model {
             Op::UffdFill { at, len, how } => self.uffd_fill(who, at, len, how, got, facts),
             Op::UffdMove { at, len, to } => self.uffd_move(who, (at, len, to), got, facts),
             Op::UffdClose { at, len, on } => self.uffd_close(who, at, len, on),
-            Op::Device { what, at, len, .. } => self.device(who, at, len, what),
+            Op::Device { what, at, len, .. } => self.device(who, at, len, what, got),
             Op::Pin { at, len } => self.pin(who, at, len, got),
             Op::Unpin {} => self.unpin(who),
             Op::Place { at, len, .. } => self.place(at, len),

@@ -4,9 +4,9 @@
 
 use libc::{EAGAIN, EBUSY, EFAULT, EINVAL, ENODEV, ENOENT, ENOMEM, EOPNOTSUPP, EPERM};
 
-use super::page::Flags;
+use super::page::{Flags, Page};
 use super::{Effect, Model, Touched, Wanted};
-use crate::program::{Addr, Device, Len, PAGES};
+use crate::program::{Addr, Device, Len, PAGES, PROCESSES};
 
 impl Model {
     /// EAGAIN: the executor did not do it, because the driver would not survive;
@@ -17,6 +17,7 @@ impl Model {
         at: Addr,
         len: Len,
         what: Device,
+        got: i32,
     ) -> (Wanted, Touched) {
         let touched = Touched::range(at.page(), len.pages());
         for page in self.range(who, at, len) {
@@ -29,14 +30,43 @@ impl Model {
             Device::ToSys | Device::ToSysFail => &[ENODEV, EINVAL, ENOMEM],
             Device::Snapshot => &[ENODEV, EBUSY],
             Device::Read | Device::Write => &[ENODEV, EAGAIN, EBUSY],
+            Device::CheckExclusive => return (self.check_exclusive(who, at, len), touched),
+            Device::Release | Device::Close => {
+                return (Wanted::OrAny(&[ENODEV, EAGAIN]), Touched::ALL);
+            }
             Device::Exclusive => {
                 self.unsettle_protection(who, at, len);
+                if got == 0 {
+                    for page in self.range(who, at, len) {
+                        page.flags.set(Flags::EXCLUSIVE);
+                    }
+                }
                 &[
                     ENODEV, EAGAIN, EBUSY, EFAULT, EINVAL, ENOENT, ENOMEM, EPERM, EOPNOTSUPP,
                 ]
             }
         };
         (Wanted::OrAny(refusals), touched)
+    }
+
+    /// EPERM says that the device still has exclusive access to a page: only to one that
+    /// it took, and that nobody has touched since.
+    fn check_exclusive(&mut self, who: usize, at: Addr, len: Len) -> Wanted {
+        let taken = |page: &Page| page.flags.has(Flags::EXCLUSIVE);
+        if self.range(who, at, len).iter().any(taken) {
+            return Wanted::OrAny(&[ENODEV, EPERM, EAGAIN]);
+        }
+        Wanted::OrAny(&[ENODEV, EAGAIN])
+    }
+
+    /// Whether nobody holds a page, so that the driver gets all of its memory back; it
+    /// waits for ever for a page that it does not get.
+    pub fn nothing_held(&self) -> bool {
+        let held = Flags::LOCKED.with(Flags::PINNED);
+        self.processes.iter().filter(|p| p.alive).all(|process| {
+            let free = |page: &Page| !page.flags.any(held);
+            !process.pinning && process.pages.iter().all(free)
+        }) && (0..PROCESSES).all(|who| self.spliced(who) == 0)
     }
 
     /// Whether a CPU could do the same with every page of the range.

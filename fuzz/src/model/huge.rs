@@ -66,10 +66,6 @@ impl Model {
             | Op::Inspect { .. }
             | Op::Scan { .. }
             | Op::Idle { .. }
-            | Op::Direct {
-                access: Access::Load,
-                ..
-            }
             | Op::Knob { .. }
             | Op::Poke {
                 access: Access::Load,
@@ -81,7 +77,7 @@ impl Model {
                 ..
             } => Fate::Kept,
             Op::Device {
-                what: Device::Snapshot,
+                what: Device::Snapshot | Device::CheckExclusive,
                 ..
             } => Fate::Kept,
             Op::Munmap { at, len } => split_where(at, len, slot),

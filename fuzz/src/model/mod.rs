@@ -292,6 +292,7 @@ impl Model {
         page.flags.clear(
             Flags::PROTECTED
                 .with(Flags::PROTECTED_UNSURE)
+                .with(Flags::EXCLUSIVE)
                 .with(Flags::LAZY),
         );
         if page.flags.has(Flags::SHARED) {

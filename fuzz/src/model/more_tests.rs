@@ -253,3 +253,40 @@ fn a_killed_process_is_gone() {
     assert!(!model.alive(1));
     assert!(model.alive(0));
 }
+
+#[test]
+fn exclusive_access_ends_with_an_access() {
+    let taken = format!("{BASE}p0 device mirror=a what=exclusive at=0.3 len=1\n");
+    let mut model = run(&taken);
+    let check = "p0 device mirror=a what=check-exclusive at=0.0 len=10";
+    assert!(right(&mut model, check, libc::EPERM, &Told::default()));
+    model.stored(0, 3, 1);
+    assert!(!right(&mut model, check, libc::EPERM, &Told::default()));
+}
+
+#[test]
+fn a_page_in_a_pipe_is_what_it_was_or_what_was_stored_later() {
+    let mut model = run(&format!("{BASE}p0 splice at=0.3 len=2\n"));
+    let words = |stamp| [0, 1, 2, 3].map(|i| page::word(stamp, i));
+    let (there, other) = (model.content(0, 3).0, model.content(0, 4).0);
+    assert!(model.spliced_right(0, 0, &words(there)));
+    assert!(!model.spliced_right(0, 0, &words(other)));
+    assert!(!model.spliced_right(0, 0, &words(0)));
+    assert!(!model.spliced_right(0, 0, &[there, 0, 0, 0]));
+    let later = model.next_stamp(0, 3);
+    assert!(model.spliced_right(0, 0, &words(later)));
+}
+
+#[test]
+fn a_pipe_must_take_what_may_be_loaded() {
+    let mut model = run(BASE);
+    let told = Told::default();
+    assert!(!right(
+        &mut model,
+        "p0 splice at=0.0 len=2",
+        libc::EFAULT,
+        &told
+    ));
+    model.assume(&step("p0 mprotect at=0.1 len=1 prot=none"));
+    assert!(!right(&mut model, "p0 splice at=0.0 len=2", 0, &told));
+}

@@ -68,6 +68,9 @@ impl Flags {
     /// Device memory that was taken back, and does not come again.
     pub const ZAPPED: Self = Self(1 << 24);
 
+    /// A device may have exclusive access.
+    pub const EXCLUSIVE: Self = Self(1 << 25);
+
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
 

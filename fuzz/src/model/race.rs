@@ -406,9 +406,14 @@ pub fn refuses(model: &Model, step: &Step) -> bool {
     match step.op {
         Op::Mmap { backing, .. } => !matches!(backing, Backing::Anon | Backing::File),
         // a driver that is asked for a page that leaves at that moment oopses
-        Op::Device { what, .. } => {
-            matches!(what, Device::Read | Device::Write | Device::Exclusive)
-        }
+        Op::Device { what, .. } => !matches!(
+            what,
+            Device::ToDev
+                | Device::ToDevFail
+                | Device::ToSys
+                | Device::ToSysFail
+                | Device::Snapshot
+        ),
         Op::Madvise { advice, .. } => matches!(
             advice,
             Advice::Mergeable | Advice::Unmergeable | Advice::SoftOffline

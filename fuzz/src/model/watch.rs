@@ -225,6 +225,7 @@ impl Model {
     pub fn loaded(&mut self, process: usize, page: usize) {
         self.opened(process, page);
         let flags = &mut self.processes[process].pages[page].flags;
+        flags.clear(Flags::EXCLUSIVE);
         if flags.has(Flags::RWP) {
             flags.clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
         }

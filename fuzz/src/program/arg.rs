@@ -356,6 +356,8 @@ choices! {
         A "a" 4,
         /// First file of the second device-private device.
         B "b" 2,
+        /// Second file of the first device-private device.
+        A2 "a2" 1,
     }
     /// Where pages go, and how.
     Node {
@@ -390,6 +392,12 @@ choices! {
         Snapshot "snapshot" 2,
         /// The device takes exclusive access.
         Exclusive "exclusive" 2,
+        /// Whether the device still has exclusive access to a page.
+        CheckExclusive "check-exclusive" 1,
+        /// The device gives all of its memory back.
+        Release "release" 1,
+        /// The file is closed, for which the device gives all of its memory back.
+        Close "close" 1,
     }
     /// System-wide events.
     Pulse {
