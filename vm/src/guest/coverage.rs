@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use nix::sys::mman::{MapFlags, ProtFlags, mmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap};
 
 const KCOV: &str = "/sys/kernel/debug/kcov";
 /// Tasks of a test that can be traced at the same time.
@@ -133,9 +133,11 @@ impl Area {
         let bytes = NonZero::new(WORDS * 8).ok_or(io::ErrorKind::InvalidInput)?;
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, which is never unmapped; its words are aligned,
-        // and shared with nobody but the kernel, so atomics it is.
+        // and shared with nobody but the kernel, so atomics it is. No fork copies
+        // it: to take the copies down would fill the buffer of every test.
         let words = unsafe {
             let base = mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0)?;
+            madvise(base, bytes.get(), MmapAdvise::MADV_DONTFORK)?;
             std::slice::from_raw_parts(base.as_ptr().cast::<AtomicU64>(), WORDS)
         };
         Ok(Self {
