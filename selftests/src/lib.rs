@@ -29,6 +29,7 @@ pub mod pagetable;
 pub mod pattern;
 pub mod pfndev;
 pub mod release;
+pub mod replay;
 pub mod settings;
 pub mod swap;
 pub mod thp;

@@ -22,8 +22,6 @@ pub mod feature {
     pub const EVENT_FORK: u64 = 1 << 1;
     /// `UFFD_FEATURE_EVENT_REMAP`: so does memory moved by mremap.
     pub const EVENT_REMAP: u64 = 1 << 2;
-    /// `UFFD_FEATURE_SIGBUS`: who runs into a fault gets a signal.
-    pub const SIGBUS: u64 = 1 << 7;
     /// `UFFD_FEATURE_WP_UNPOPULATED`.
     pub const WP_UNPOPULATED: u64 = 1 << 13;
     /// `UFFD_FEATURE_WP_ASYNC`: writes resolve the protection themselves.
@@ -274,27 +272,6 @@ impl Uffd {
         };
         // SAFETY: the structure is complete.
         unsafe { ioctl::zeropage(self.file.as_raw_fd(), &raw mut arg) }.map(drop)
-    }
-
-    /// Reads events and forgets them, in a thread, as long as the process
-    /// lives: an mremap waits until its event was read.
-    ///
-    /// # Panics
-    /// When no thread can be started.
-    pub fn drain_in_background(&self) {
-        let file = self
-            .file
-            .try_clone()
-            .expect("a descriptor can be duplicated");
-        let drain = move || {
-            let mut event = [0; size_of::<Message>()];
-            let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-            while poll(&mut fds, PollTimeout::NONE).is_ok() {
-                let _ = (&file).read(&mut event);
-            }
-        };
-        let builder = std::thread::Builder::new().stack_size(64 << 10);
-        builder.spawn(drain).expect("a process can start a thread");
     }
 
     /// Lets threads that wait in `range` try again.
