@@ -103,7 +103,7 @@ pub struct Process {
     stamped: Option<File>,
     uffd: Option<File>,
     pin: Option<Pin>,
-    mirrors: [Option<File>; 2],
+    mirrors: [Option<File>; 3],
     pipe: Option<transfer::Pipe>,
     /// A loop device, and the memory behind it.
     disk: Option<(File, File)>,
@@ -234,7 +234,7 @@ impl Process {
             stamped: None,
             uffd: None,
             pin: None,
-            mirrors: [None, None],
+            mirrors: [const { None }; 3],
             pipe: None,
             disk: None,
             pfn: [const { None }; 4],
@@ -371,12 +371,27 @@ impl Process {
         }
     }
 
-    /// After a failure what is mapped in the range may be as before, or not:
-    /// nothing is checked there until it is mapped anew. Only in programs that
-    /// make allocations fail.
-    pub fn settle(&mut self, page: usize, count: usize) {
+    /// After a call that failed what is mapped in the range may be as before, or
+    /// not: nothing is checked there any more. With `fresh` a success settles it.
+    /// Only in programs that make allocations fail.
+    pub fn settle(&mut self, page: usize, count: usize, fresh: u32) {
+        if self.failed || fresh != 0 {
+            self.board.doubt(self.me, page..page + count, self.failed);
+        }
+    }
+
+    /// The same for mremap: what is not known of a page is not known where it
+    /// has moved to.
+    pub fn settle_move(&mut self, page: usize, old: usize, to: usize, new: usize) {
         if self.failed {
-            self.board.doubt(self.me, page..page + count, true);
+            self.settle(page, old, 1);
+            return self.settle(to, new, 1);
+        }
+        let doubts: Vec<bool> = (0..old).map(|n| self.doubts(page + n)).collect();
+        self.board.doubt(self.me, page..page + old, false);
+        for n in 0..new {
+            let doubt = doubts.get(n).copied().unwrap_or(false);
+            self.board.doubt(self.me, to + n..to + n + 1, doubt);
         }
     }
 }

@@ -87,6 +87,14 @@ enum Verb {
         /// The program
         file: PathBuf,
     },
+    /// Print a program as a selftest that shows the same
+    EmitRust {
+        /// The program
+        file: PathBuf,
+        /// Name of the test
+        #[arg(default_value = "repro")]
+        name: String,
+    },
     /// Print a program as an input of a fuzz target
     Bytes {
         /// The program
@@ -137,9 +145,10 @@ fn main() -> ExitCode {
         } => random(seed..seed + count, print, racing, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
-        Verb::EmitC { file } => read_program(&file)
-            .and_then(|program| emit::c_source(&program).map_err(|e| (e.to_string(), 4)))
-            .map(|source| show(&source)),
+        Verb::EmitC { file } => read_program(&file).map(|program| show(&emit::c_source(&program))),
+        Verb::EmitRust { file, name } => {
+            read_program(&file).map(|program| show(&emit::rust_source(&program, &name)))
+        }
         Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
     match status {

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! One operation as C statements.
+//! One operation as C statements. The match has no arm for all others: an
+//! operation without a form does not compile.
 
-use super::{NoForm, Run, cut};
+use super::call::Call;
+use super::listing::Entry;
+use super::{Run, cut};
 use crate::program::{
-    Access, Advice, Backing, Clear, DEVICE_PAGES, Device, Fill, Knob, Mirror, Move, Node, Op, Prot,
-    Pulse, Spawn, Step, Switch, Track, Via, Watch,
+    Access, Addr, Advice, Backing, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move,
+    Node, Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
 };
 
 const REGISTER: &str = "0xc020aa00";
@@ -12,10 +15,10 @@ const UNREGISTER: &str = "0x8010aa01";
 const WRITEPROTECT: &str = "0xc018aa06";
 const RWPROTECT: &str = "0xc018aa09";
 
-/// The statements of a step; `runs` are the pages that it stores to or loads
-/// from, with their stamps.
-pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
-    Ok(match step.op {
+/// The statements of a step.
+pub fn statement(entry: &Entry) -> String {
+    let runs = &entry.runs;
+    match entry.step.op {
         Op::Mmap {
             at,
             len,
@@ -57,7 +60,7 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
                 run.page, run.count, run.stamp, run.step
             )
         }),
-        Op::Read { .. } | Op::Verify {} => lines(runs, Run::check),
+        Op::Read { .. } | Op::Verify {} => lines(runs, |run| Call::of_run("check", &[], run).c()),
         Op::Remote { peer, access, .. } => lines(runs, |run| {
             let (store, flags) = (u8::from(access == Access::Store), run.flags);
             let Run {
@@ -264,9 +267,10 @@ pub fn statement(step: &Step, runs: &[Run]) -> Result<String, NoForm> {
             what,
             at,
             len,
-        } => device(mirror, what, at.page(), cut(at, len))?,
-        Op::Fail { .. } => return Err(NoForm("fail")),
-    })
+        } => device(entry, mirror, what, (at, len)),
+        // The next call is armed.
+        Op::Fail { .. } => ";".to_owned(),
+    }
 }
 
 fn mmap(at: usize, count: usize, p: Prot, backing: Backing) -> String {
@@ -297,27 +301,47 @@ fn mmap(at: usize, count: usize, p: Prot, backing: Backing) -> String {
     )
 }
 
-fn device(mirror: Mirror, what: Device, at: usize, count: usize) -> Result<String, NoForm> {
-    let (number, fail) = match what {
-        Device::ToDev => (2, 0),
-        Device::ToDevFail => (2, 1),
-        Device::ToSys => (3, 0),
-        Device::ToSysFail => (3, 1),
-        Device::Snapshot => (4, 0),
-        Device::Release => (7, 0),
-        Device::Close => return Ok(format!("close_mirror({});", mirror_file(mirror))),
-        Device::CheckExclusive | Device::Exclusive | Device::Read | Device::Write => {
-            return Err(NoForm("device"));
+fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -> String {
+    let (which, page, count) = (
+        mirror_file(mirror) as i64,
+        at.page() as i64,
+        cut(at, len) as i64,
+    );
+    let move_pages =
+        |number: u8, fail: u8| format!("say(device({which}, {number}, {page}, {count}, {fail}));");
+    match what {
+        Device::ToDev => move_pages(2, 0),
+        Device::ToDevFail => move_pages(2, 1),
+        Device::ToSys => move_pages(3, 0),
+        Device::ToSysFail => move_pages(3, 1),
+        Device::Snapshot => move_pages(4, 0),
+        Device::Release => move_pages(7, 0),
+        Device::Close => format!("close_mirror({which});"),
+        Device::Read => format!("device_load({which}, {page}, {count});"),
+        Device::Exclusive => format!("device_exclusive({which}, {page}, {count});"),
+        Device::CheckExclusive => {
+            let may = u8::from(entry.exclusive);
+            format!("check_exclusive({which}, {page}, {count}, {may});")
         }
+        Device::Write => {
+            let prepared = entry.runs.iter().map(|run| prepare(run, at).c());
+            let store = Call::new("device_store", [which, page, count]).c();
+            prepared.chain([store]).collect::<Vec<_>>().join("\n\t\t")
+        }
+    }
+}
+
+/// Puts stamps where the device takes them from.
+pub fn prepare(run: &Run, at: Addr) -> Call {
+    let place = Run {
+        page: run.page - at.page(),
+        ..*run
     };
-    let which = mirror_file(mirror);
-    Ok(format!(
-        "say(device({which}, {number}, {at}, {count}, {fail}));"
-    ))
+    Call::of_stamps("prepare", &[], &place)
 }
 
 /// Place of a file of a mirror device; the third one is the first device's too.
-fn mirror_file(mirror: Mirror) -> usize {
+pub fn mirror_file(mirror: Mirror) -> usize {
     crate::exec::mirror_file(mirror)
 }
 

@@ -75,6 +75,18 @@ impl Model {
         (at.page()..end).all(|page| self.kernel_effect(who, page, store) == Effect::Done)
     }
 
+    /// A device stored the stamp, or did not get as far: of the rest of the page
+    /// nothing new is known.
+    pub fn perhaps_stored_by_device(&mut self, who: usize, page: usize, value: u64) {
+        let flags = self.processes[who].pages[page].flags;
+        self.stored_by_device(who, page, value);
+        let page = &mut self.processes[who].pages[page];
+        page.flags = flags;
+        if flags.any(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE)) {
+            page.unsettle_protection();
+        }
+    }
+
     /// A device stored the stamp. Unlike a CPU it sets no dirty bit, so a page
     /// that may be dropped still may be.
     pub fn stored_by_device(&mut self, who: usize, page: usize, value: u64) {

@@ -56,6 +56,8 @@ pub struct Batch {
     pub ran: Vec<Ran>,
     /// Times that a KCOV area was full.
     pub overflows: u64,
+    /// The last line that is not for us.
+    pub said: String,
 }
 
 impl Batch {
@@ -185,6 +187,13 @@ impl Lab {
                 batch.findings.extend(finding.map(|finding| (at, finding)));
             }
         }
+        // 0 and 1 say what the programs showed; anything else, that they did not run.
+        if let Some(code) = summary.command.filter(|code| !matches!(code, 0 | 1)) {
+            anyhow::bail!(
+                "hugeprobe-exec ended with {code} in the guest: {}",
+                batch.said
+            );
+        }
         Ok(batch)
     }
 
@@ -241,7 +250,8 @@ fn take(batch: &mut Batch, programs: &[String], event: &Event) {
             }
             Line::Ran(ran) => batch.ran.push(ran),
             Line::Stats(counts) => batch.overflows += counts.overflows,
-            _ => {}
+            Line::Log => batch.said.clone_from(line),
+            Line::Known(_) => {}
         },
         Event::StraySplat { splat } => {
             let program = programs.get(at).cloned().unwrap_or_default();

@@ -22,6 +22,8 @@ const TO_DEV: u64 = 0xc028_4802;
 const TO_SYS: u64 = 0xc028_4803;
 const SNAPSHOT: u64 = 0xc028_4804;
 const EXCLUSIVE: u64 = 0xc028_4805;
+const CHECK_EXCLUSIVE: u64 = 0xc028_4806;
+const RELEASE: u64 = 0xc028_4807;
 const FLAGS: u64 = 0xc028_4808;
 /// The next allocation fails; and a flag without meaning, as 0 is refused.
 const FAIL_ALLOC: u64 = 1;
@@ -69,11 +71,33 @@ impl Process {
     }
 
     /// The device takes exclusive access, if none of the pages is in its memory.
-    pub fn exclusive(&mut self, device: usize, page: usize, count: usize) {
+    pub fn device_exclusive(&mut self, device: usize, page: usize, count: usize) {
         let result = self
             .reachable(device, page, count)
             .and_then(|()| self.command(device, EXCLUSIVE, page, count));
         self.say(result);
+    }
+
+    /// Whether the device still has exclusive access to a page, which it may only
+    /// where it took it.
+    pub fn check_exclusive(&mut self, device: usize, page: usize, count: usize, may: bool) {
+        let result = self.command(device, CHECK_EXCLUSIVE, page, count);
+        if result == Err(Errno::EPERM) && !may {
+            self.bad("exclusive access appeared", page, count as u64);
+        }
+        self.say(result);
+    }
+
+    /// The device gives all of its memory back.
+    pub fn device_release(&mut self, device: usize) {
+        let result = self.command(device, RELEASE, 0, 1);
+        self.say(result);
+    }
+
+    /// Closes a file, for which the device gives all of its memory back.
+    pub fn close_mirror(&mut self, device: usize) {
+        self.mirrors[device] = None;
+        self.failed = false;
     }
 
     /// The device loads, if none of the pages is in its memory.
@@ -167,7 +191,8 @@ impl Process {
     /// The file of a device, opened at its first use.
     fn mirror(&mut self, device: usize) -> Result<&File, Errno> {
         if self.mirrors[device].is_none() {
-            let path = format!("/dev/hmm_dmirror{device}");
+            // The third file is the first device's second one.
+            let path = format!("/dev/hmm_dmirror{}", u8::from(device == 1));
             let file = File::options().read(true).write(true).open(path);
             self.mirrors[device] = Some(file.map_err(|_| Errno::ENODEV)?);
         }

@@ -67,9 +67,6 @@ impl Process {
             }
             Ok(())
         });
-        if result.is_ok() {
-            self.board.doubt(self.me, page..page + count, false);
-        }
         self.say(result);
     }
 
@@ -79,9 +76,6 @@ impl Process {
         // SAFETY: unmaps in the arena only.
         let result = self.injected(|_| unsafe { libc::munmap(at.start as *mut _, at.len()) });
         let result = Errno::result(result).map(drop);
-        if result.is_ok() {
-            self.board.doubt(self.me, page..page + count, false);
-        }
         self.say(result);
     }
 
@@ -139,20 +133,7 @@ impl Process {
             }
             Ok(())
         });
-        if result.is_ok() && how != Move::Inplace {
-            self.move_doubts(page, old, to, new);
-        }
         self.say(result);
-    }
-
-    /// What is not known of a page is not known where it has moved to.
-    fn move_doubts(&self, page: usize, old: usize, to: usize, new: usize) {
-        let doubts: Vec<bool> = (0..old).map(|n| self.doubts(page + n)).collect();
-        self.board.doubt(self.me, page..page + old, false);
-        for n in 0..new {
-            let doubt = doubts.get(n).copied().unwrap_or(false);
-            self.board.doubt(self.me, to + n..to + n + 1, doubt);
-        }
     }
 
     /// The file whose pages have stamps of their own.

@@ -83,10 +83,10 @@ impl Process {
         step: u64,
         store: u32,
         flags: u32,
-        trace: bool,
+        trace: u32,
     ) {
         let pid = Pid::from_raw(self.board.pid(peer));
-        let traced = trace
+        let traced = (trace != 0)
             .then(|| {
                 ptrace::seize(pid, ptrace::Options::empty())?;
                 ptrace::interrupt(pid)?;
@@ -97,7 +97,7 @@ impl Process {
             return self.need(Err(errno));
         }
         self.poke_by_file(peer, page, count, stamp, step, store != 0, flags);
-        if trace {
+        if trace != 0 {
             let detached = ptrace::detach(pid, None);
             self.say(detached);
         }
