@@ -145,9 +145,11 @@ fn main() -> ExitCode {
         } => random(seed..seed + count, print, racing, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
-        Verb::EmitC { file } => read_program(&file).map(|program| show(&emit::c_source(&program))),
+        Verb::EmitC { file } => {
+            read_sequential(&file).map(|program| show(&emit::c_source(&program)))
+        }
         Verb::EmitRust { file, name } => {
-            read_program(&file).map(|program| show(&emit::rust_source(&program, &name)))
+            read_sequential(&file).map(|program| show(&emit::rust_source(&program, &name)))
         }
         Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
@@ -170,6 +172,17 @@ fn read_program(path: &Path) -> Result<Program, Failure> {
     let source = std::fs::read_to_string(path)
         .map_err(|e| (format!("failed to read {}: {e}", path.display()), 2))?;
     text::parse(&source).map_err(|e| (format!("{}: {e}", path.display()), 2))
+}
+
+/// A program that has a form in other languages: steps that race have none.
+fn read_sequential(path: &Path) -> Result<Program, Failure> {
+    let program = read_program(path)?;
+    if program.races() {
+        let reason =
+            "steps that race have no form here, since what they find depends on when each ran";
+        return Err((format!("{}: {reason}", path.display()), 4));
+    }
+    Ok(program)
 }
 
 fn read_all(files: &[PathBuf]) -> Result<Vec<(String, Program)>, Failure> {

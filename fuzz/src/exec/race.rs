@@ -107,8 +107,8 @@ impl Process<'_> {
             Box::new(Violation {
                 oracle,
                 step: Some(first),
-                title: format!("{what} after a race of {name}"),
-                detail: format!("p{} behind the block at {text}\n{detail}", self.me),
+                title: format!("{what} after a race"),
+                detail: format!("p{} after a race of {name}, from {text}\n{detail}", self.me),
             })
         })
     }

@@ -223,14 +223,15 @@ fn cmin(lab: &Lab, folder: &Path) -> Outcome {
 fn tmin(lab: &Lab, file: &Path) -> Outcome {
     let target = corpus::beside(file).or_exit(Exit::Usage)?;
     let program = corpus::text(lab, file).or_exit(Exit::Usage)?;
-    let batch = lab.run(std::slice::from_ref(&program), triage::RUNS, false)?;
+    let repeat = triage::repeats(&program, false);
+    let batch = lab.run(std::slice::from_ref(&program), repeat, false)?;
     let Some((_, finding)) = batch.findings.into_iter().next() else {
         return Err(Failure::new(
             Exit::NothingRan,
             format!("{} shows nothing in a fresh machine", file.display()),
         ));
     };
-    let small = triage::smallest(lab, &finding, triage::RUNS)?;
+    let small = triage::smallest(lab, &finding, repeat)?;
     fs_err::write(&target, &small.program)?;
     println!("{}\n\n{}", finding.title, small.program);
     println!("{}", target.display());

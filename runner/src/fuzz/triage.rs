@@ -15,7 +15,9 @@ use super::store::{Record, Store, Tries};
 /// Fresh machines that a finding is tried in.
 const MACHINES: u32 = 3;
 /// Runs of a program in each of them.
-pub const RUNS: u32 = 5;
+const RUNS: u32 = 5;
+/// The same for programs in which steps race.
+const RACING_RUNS: u32 = 20;
 /// Runs that the stated reliability comes from.
 const RELIABILITY_RUNS: u32 = 10;
 /// How long minimising may take.
@@ -49,7 +51,8 @@ pub fn triage(
             "{title}: shown by {confirmed} machines; minimising"
         ));
         let surely = confirmed.shown == confirmed.of;
-        let small = smallest(lab, &record.finding, if surely { 1 } else { RUNS })?;
+        let repeat = repeats(&record.finding.program, surely);
+        let small = smallest(lab, &record.finding, repeat)?;
         record.finding.program = small.program;
         store.update(record)?;
         let reliability = reliability(lab, &record.finding)?;
@@ -63,6 +66,18 @@ pub fn triage(
     }
     store.update(record)?;
     write_files(store, lab, record)
+}
+
+/// How often a program is run before it counts as harmless. What races shows a
+/// bug now and then, also one that each of the fresh machines has shown.
+pub fn repeats(program: &str, surely: bool) -> u32 {
+    if program.contains(" lane=") {
+        RACING_RUNS
+    } else if surely {
+        1
+    } else {
+        RUNS
+    }
 }
 
 /// The smallest program that still shows the finding, each candidate run
@@ -87,7 +102,7 @@ pub fn smallest(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<Min
 pub fn confirm(lab: &Lab, finding: &Finding, machines: u32) -> anyhow::Result<Tries> {
     let mut shown = 0;
     for _ in 0..machines {
-        shown += u32::from(try_once(lab, finding, RUNS)?);
+        shown += u32::from(try_once(lab, finding, repeats(&finding.program, false))?);
     }
     Ok(Tries {
         shown,
