@@ -14,6 +14,7 @@ global_asm!(
     ".pushsection .text.hugeprobe_guard, \"ax\", @progbits",
     ".globl hugeprobe_guard_begin, hugeprobe_guard_end, hugeprobe_guard_fault",
     ".globl hugeprobe_guard_load, hugeprobe_guard_store, hugeprobe_guard_copy, hugeprobe_guard_words",
+    ".globl hugeprobe_guard_gather",
     "hugeprobe_guard_begin:",
     // (address, out): one byte
     "hugeprobe_guard_load:",
@@ -38,6 +39,20 @@ global_asm!(
     "rep movsq",
     "xor eax, eax",
     "ret",
+    // (from, bytes from one to the next, to, words of 8 bytes)
+    "hugeprobe_guard_gather:",
+    "test rcx, rcx",
+    "jz 2f",
+    "3:",
+    "mov rax, qword ptr [rdi]",
+    "mov qword ptr [rdx], rax",
+    "add rdi, rsi",
+    "add rdx, 8",
+    "dec rcx",
+    "jnz 3b",
+    "2:",
+    "xor eax, eax",
+    "ret",
     "hugeprobe_guard_end:",
     // The handler has put signal and code into rax, the address into rdx.
     "hugeprobe_guard_fault:",
@@ -60,6 +75,7 @@ unsafe extern "C" {
     fn hugeprobe_guard_store(address: usize, value: u8) -> Raw;
     fn hugeprobe_guard_copy(to: usize, from: usize, bytes: usize) -> Raw;
     fn hugeprobe_guard_words(to: usize, from: usize, words: usize) -> Raw;
+    fn hugeprobe_guard_gather(from: usize, stride: usize, to: *mut u64, words: usize) -> Raw;
 }
 
 /// Which signal an access was answered with.
@@ -152,6 +168,17 @@ pub fn write(address: usize, bytes: &[u8]) -> Result<(), Fault> {
 /// The first fault.
 pub fn read_words(address: usize, words: &mut [u64]) -> Result<(), Fault> {
     copy_words(words.as_mut_ptr() as usize, address, words.len())
+}
+
+/// Loads one word of eight bytes every `stride` bytes, from `address` on.
+///
+/// # Errors
+/// The first fault; its address says how far the loads came.
+pub fn gather_words(address: usize, stride: usize, words: &mut [u64]) -> Result<(), Fault> {
+    install();
+    // SAFETY: a load that faults is caught by the handler; `words` is ours.
+    let raw = unsafe { hugeprobe_guard_gather(address, stride, words.as_mut_ptr(), words.len()) };
+    result(raw)
 }
 
 /// As [`write`], by words of eight bytes.
@@ -271,6 +298,21 @@ mod tests {
         let mut words = [0; 2 * PAGE / 8];
         let fault = read_words(region.addr(), &mut words).unwrap_err();
         assert_eq!(fault.address, region.addr() + PAGE);
+    }
+
+    #[test]
+    fn gathered_words_are_one_of_each_page_up_to_the_first_fault() {
+        let mut region = Region::private(4 * PAGE).unwrap();
+        for page in 0..4 {
+            write_words(region.addr() + page * PAGE + 8, &[page as u64 + 1]).unwrap();
+        }
+        let mut words = [0; 4];
+        assert_eq!(gather_words(region.addr() + 8, PAGE, &mut words), Ok(()));
+        assert_eq!(words, [1, 2, 3, 4]);
+        region.munmap(page(2)).unwrap();
+        let fault = gather_words(region.addr() + 8, PAGE, &mut words).unwrap_err();
+        assert_eq!(fault.address, region.addr() + 2 * PAGE + 8);
+        assert_eq!(gather_words(0, PAGE, &mut []), Ok(()));
     }
 
     #[test]

@@ -15,7 +15,6 @@ impl Process<'_> {
     pub(super) fn check_accounts(&self) -> Result<(), Broken> {
         let before = read("/proc/self/status")?;
         let rollup = read("/proc/self/smaps_rollup")?;
-        let after = read("/proc/self/status")?;
         let model = self.setup.board.model();
         let mut pages = model.pages(self.me).iter();
         // smaps also counts what shmem has in swap, which is nobody's VmSwap
@@ -27,7 +26,7 @@ impl Process<'_> {
             let (Some(counted), Some(found)) = (kib(&before, counter), kib(&rollup, walked)) else {
                 continue;
             };
-            if counted != found && kib(&after, counter) == Some(counted) {
+            if counted != found && kib(&read("/proc/self/status")?, counter) == Some(counted) {
                 let name = counter.trim_end_matches(':');
                 let detail = format!("status {name} {counted} kB, smaps {walked} {found} kB");
                 return Err((Oracle::Bits, format!("{name} wrong"), detail));

@@ -23,22 +23,31 @@ pub struct Cover {
 }
 
 impl Cover {
-    /// Counts one address; counts stop at 255.
-    pub fn add(&mut self, pc: u64) {
-        let cell = self.cell(pc);
-        let count = &mut self.counts[cell];
-        if *count == 0 {
-            let seen = self.seen as usize;
-            if seen == MAX_SEEN {
-                return;
+    /// Counts addresses; counts stop at 255.
+    pub fn add_all(&mut self, pcs: &[u64]) {
+        for pc in pcs {
+            let cell = self.cell(*pc);
+            // most are seen again and again
+            match self.counts[cell] {
+                u8::MAX => {}
+                0 => self.add_first(cell, *pc),
+                count => self.counts[cell] = count + 1,
             }
+        }
+    }
+
+    #[cold]
+    fn add_first(&mut self, cell: usize, pc: u64) {
+        let seen = self.seen as usize;
+        if seen < MAX_SEEN {
             self.list[seen] = cell as u32;
             self.pcs[seen] = pc;
             self.seen += 1;
+            self.counts[cell] = 1;
         }
-        *count = count.saturating_add(1);
     }
 
+    #[inline]
     fn cell(&self, pc: u64) -> usize {
         let offset = pc.wrapping_sub(self.text);
         if offset < TEXT_BYTES as u64 {

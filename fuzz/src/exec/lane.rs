@@ -666,7 +666,7 @@ fn stay_on(program: bool) {
 
 fn pulsate(pulse: Pulse) -> i32 {
     match pulse {
-        Pulse::Compact => process::write_to("/proc/sys/vm/compact_memory", "1"),
+        Pulse::Compact => sys::compact(),
         Pulse::Shrink => process::write_to("/proc/sys/vm/drop_caches", "2"),
         Pulse::Split => {
             let (start, end) = (sys::address(0), sys::address(PAGES));

@@ -29,6 +29,7 @@ mod process;
 mod race;
 mod rally;
 mod session;
+mod sweep;
 mod sys;
 mod system;
 mod track;

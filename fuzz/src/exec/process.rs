@@ -30,6 +30,8 @@ pub struct Setup {
     pub board: Board,
     /// The stamped file.
     pub file: i32,
+    /// See `sys::bell`.
+    pub bell: i32,
     /// The shared state of racing blocks.
     pub rally: Rally,
     /// One for each process, if the kernel has KCOV.
@@ -145,6 +147,14 @@ impl Process<'_> {
         }
         let kcov = self.setup.kcov.get(self.me);
         self.trace = kcov.and_then(|kcov| kcov.trace().ok());
+        self.pause();
+    }
+
+    /// Only operations are traced.
+    fn pause(&self) {
+        if let Some(trace) = &self.trace {
+            trace.pause();
+        }
     }
 
     fn turns(&mut self) {
@@ -203,6 +213,7 @@ impl Process<'_> {
         self.relieved.set(false);
         if let Some(trace) = &self.trace {
             trace.reset();
+            trace.resume();
         }
         let armed = if Model::injectable(&step.op) {
             self.arm()
@@ -212,7 +223,7 @@ impl Process<'_> {
         self.inject = None;
         let result = self.perform(step);
         hold::disarm(armed);
-        let traced = self.trace.as_ref().map_or(0, Trace::length);
+        self.pause();
         self.board().spent(Phase::Call, &mut clock);
         let result = result.map_err(broken)?;
         let stats = self.board().stats();
@@ -244,9 +255,6 @@ impl Process<'_> {
             self.huge_after(&huge).map_err(broken)?;
         }
         self.board().spent(Phase::Huge, &mut clock);
-        if let Some(trace) = &self.trace {
-            trace.cut(traced);
-        }
         self.collect();
         self.board().spent(Phase::Cover, &mut clock);
         let checked = self.check(touched, step).map_err(broken);

@@ -84,6 +84,7 @@ impl Session {
         board.cover().text = kcov::text_start().unwrap_or(0xffff_ffff_8100_0000);
         let (ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
         let file = stamped_file().map_err(failed("make the stamped file"))?;
+        let bell = super::sys::bell().map_err(failed("make an eventfd"))?;
         let kcov: Vec<Kcov> = (0..PROCESSES).map_while(|_| Kcov::open().ok()).collect();
         let traced = kcov.len() == PROCESSES;
         let lane_kcov = (0..THREADS).map_while(|_| Kcov::open().ok()).collect();
@@ -98,6 +99,7 @@ impl Session {
                     &Setup {
                         board,
                         file,
+                        bell,
                         rally,
                         kcov,
                         lane_kcov,

@@ -247,6 +247,59 @@ pub fn fork_and_reap() -> i32 {
     }
 }
 
+/// A counter that takes any number of additions without waiting, for `refuses_load`.
+pub fn bell() -> io::Result<c_int> {
+    // SAFETY: a new descriptor.
+    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if fd < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(fd)
+    }
+}
+
+/// Whether the kernel gets EFAULT when it loads the first word of a page; `bell`
+/// adds it to a count that nobody reads.
+pub fn refuses_load(bell: c_int, page: usize) -> bool {
+    // SAFETY: the kernel reads eight bytes of the arena, or fails.
+    let result = unsafe { libc::write(bell, address(page) as *const c_void, 8) };
+    result < 0 && errno() == libc::EFAULT
+}
+
+/// Whether the kernel gets EFAULT when it stores to a page. If it does not, the
+/// time stands there now.
+pub fn refuses_store(page: usize) -> bool {
+    // SAFETY: the kernel writes sixteen bytes of the arena, or fails; a system call,
+    // because the vDSO would write by itself.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_clock_gettime,
+            libc::CLOCK_MONOTONIC,
+            address(page),
+        )
+    };
+    result < 0 && errno() == libc::EFAULT
+}
+
+/// Compacts the memory of the node that this CPU belongs to, where programs have
+/// most of theirs: all nodes cost twice as much. Returns 0 or an errno.
+pub fn compact() -> i32 {
+    let mut node = 0u32;
+    // SAFETY: writes one number.
+    unsafe {
+        libc::syscall(
+            libc::SYS_getcpu,
+            std::ptr::null_mut::<u32>(),
+            &raw mut node,
+            0,
+        )
+    };
+    let file = format!("/sys/devices/system/node/node{node}/compact");
+    let done = std::fs::write(file, "1");
+    let done = done.or_else(|_| std::fs::write("/proc/sys/vm/compact_memory", "1"));
+    done.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
+}
+
 /// Ends the process at once.
 pub fn exit(code: i32) -> ! {
     // SAFETY: always allowed.

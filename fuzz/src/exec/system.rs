@@ -28,7 +28,7 @@ impl Process<'_> {
     /// A system-wide event. Returns 0 or an errno.
     pub(super) fn pulse(&self, pulse: Pulse) -> i32 {
         match pulse {
-            Pulse::Compact => write_to("/proc/sys/vm/compact_memory", "1"),
+            Pulse::Compact => sys::compact(),
             Pulse::Shrink => write_to("/proc/sys/vm/drop_caches", "2"),
             Pulse::Split => {
                 let (start, end) = (sys::address(0), sys::address(PAGES));
