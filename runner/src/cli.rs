@@ -219,7 +219,7 @@ pub struct RunArgs {
     /// Time limit for one test in seconds, instead of each target's own
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Tests")]
     pub timeout: Option<u32>,
-    /// Run the tests, too, that stop a kernel with a known bug of mainline
+    /// Run the tests, too, that stop a kernel with a known bug of mainline, and expect them to fail
     #[arg(long, help_heading = "Tests")]
     pub known_bugs: bool,
     /// Stop at the first failure; the tests that have not begun by then are skipped

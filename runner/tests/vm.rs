@@ -175,6 +175,34 @@ fn kunit_agrees(dir: &Path, counts: &str) {
 }
 
 #[test]
+fn a_known_bug_may_stop_the_kernel_and_may_not_be_gone() {
+    let Some(kernel) = kernel() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = run_faults(&kernel, r"\.(known_bug_.*|passes)$", dir.path());
+        command.args(arguments).output().unwrap().status.code()
+    };
+    assert_eq!(run(&["--known-bugs"]), Some(1));
+    expect(
+        dir.path(),
+        &[
+            ("passes", "pass"),
+            ("known_bug_panics", "xfail"),
+            ("known_bug_is_gone", "fail"),
+        ],
+    );
+    assert_eq!(run(&[]), Some(0));
+    expect(
+        dir.path(),
+        &[
+            ("passes", "pass"),
+            ("known_bug_panics", "skip"),
+            ("known_bug_is_gone", "skip"),
+        ],
+    );
+}
+
+#[test]
 fn a_killed_machine_costs_one_test() {
     let Some(kernel) = kernel() else { return };
     let dir = tempfile::tempdir().unwrap();

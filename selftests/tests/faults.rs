@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::ptrace;
 use nix::unistd::Pid;
-use selftests::skip;
+use selftests::{outcome, skip};
 
 /// Ends a test that runs anywhere but in a guest of hugeprobe, whatever the
 /// environment claims: some of these would take the machine down.
@@ -201,6 +201,21 @@ fn cannot_be_killed() {
 fn kernel_panics() {
     only_in_a_guest();
     fs::write("/proc/sysrq-trigger", "c").expect("sysrq takes the letter");
+}
+
+/// Says that it runs into a known bug, and panics the kernel.
+#[test]
+fn known_bug_panics() {
+    only_in_a_guest();
+    outcome::known_bug((999, 0), "sysrq c panics");
+    fs::write("/proc/sysrq-trigger", "c").expect("sysrq takes the letter");
+}
+
+/// Says that it runs into a known bug, and passes.
+#[test]
+fn known_bug_is_gone() {
+    only_in_a_guest();
+    outcome::known_bug((999, 0), "nothing happens");
 }
 
 /// Resets the machine.

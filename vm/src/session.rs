@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::event::{Event, Fate, Splat, Stamped, TestId, Verdict};
+use crate::guest::known_bug;
 use crate::machine::{Machine, MachineConfig, Next, StartError};
 use crate::plan::{Job, Plan, PlannedTest};
 
@@ -69,6 +70,7 @@ pub fn run(
         began: Instant::now(),
         pending: tests,
         running: None,
+        known_bug: None,
         command: None,
         machines: 0,
         progress: false,
@@ -85,6 +87,8 @@ struct Session<'a, S> {
     began: Instant,
     pending: Vec<PlannedTest>,
     running: Option<(TestId, Instant)>,
+    /// The known bug that the running test says it is about to run into.
+    known_bug: Option<String>,
     command: Option<i32>,
     machines: u32,
     /// Whether the present machine has given a verdict.
@@ -210,6 +214,13 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
         let fate = match &event {
             Event::TestBegins { test } => {
                 self.running = Some((test.clone(), Instant::now()));
+                self.known_bug = None;
+                None
+            }
+            Event::TestOutput { line, .. } => {
+                if let Some(bug) = known_bug(line) {
+                    self.known_bug = Some(bug.to_owned());
+                }
                 None
             }
             Event::TestEnds { test, verdict, .. } => {
@@ -275,6 +286,10 @@ impl<S: FnMut(Stamped)> Session<'_, S> {
             Fate::Clean | Fate::Replaced { .. } | Fate::Infrastructure { .. } => {
                 (Verdict::Crashed, "the guest ended without a verdict".into())
             }
+        };
+        let (verdict, reason) = match self.known_bug.take() {
+            Some(bug) if verdict.is_failure() => (Verdict::Xfail, format!("{bug}: {reason}")),
+            _ => (verdict, reason),
         };
         self.finished(&test, verdict);
         self.emit(Event::TestEnds {

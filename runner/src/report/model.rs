@@ -242,6 +242,9 @@ pub struct Fold {
     report: Report,
     plan: Vec<TestId>,
     running: Option<TestReport>,
+    /// Whether the last event is the verdict on a test that may fail: if the
+    /// machine ends with it, the test has ended the machine.
+    excused: bool,
 }
 
 impl Fold {
@@ -253,6 +256,7 @@ impl Fold {
     /// Takes one event; gives a test when it has its verdict.
     pub fn feed(&mut self, stamped: &Stamped) -> Option<TestReport> {
         self.report.duration_ms = self.report.duration_ms.max(stamped.ms);
+        let excused = std::mem::take(&mut self.excused);
         match &stamped.event {
             Event::RunBegins { version, tests } => {
                 self.report.version.clone_from(version);
@@ -303,6 +307,7 @@ impl Fold {
                     .to_owned();
                 ended.duration_ms = *duration_ms;
                 ended.splats.clone_from(splats);
+                self.excused = *verdict == Verdict::Xfail;
                 if let Some(machine) = self.report.machines.last_mut() {
                     machine.blamed |= *verdict == Verdict::Crashed;
                 }
@@ -318,6 +323,7 @@ impl Fold {
                     .find(|machine| machine.number == *number)
                 {
                     machine.fate = Some(fate.clone());
+                    machine.blamed |= excused;
                 }
             }
             Event::RunEnds { interrupted } => self.report.interrupted = *interrupted,

@@ -35,6 +35,7 @@ use crate::plan::{Job, Plan};
 
 pub use self::supervise::End;
 pub use self::verdict::Words;
+pub(crate) use self::verdict::known_bug;
 use crate::words::split_kernel;
 
 /// What the guest works with: its way out and the kernel's log.

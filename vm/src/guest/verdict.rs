@@ -29,7 +29,20 @@ pub struct Findings<'a> {
 impl Findings<'_> {
     /// The verdict and its reason. A test fails for what it says itself, else
     /// for what the kernel says of it, else for what it leaves behind.
+    ///
+    /// A test that said which known bug it runs into may fail, and may not pass.
     pub fn judge(&self, words: &Words, timeout_s: u32) -> (Verdict, String) {
+        let (verdict, reason) = self.judge_unexcused(words, timeout_s);
+        match &words.known_bug {
+            Some(bug) if verdict.is_failure() => (Verdict::Xfail, format!("{bug}: {reason}")),
+            Some(bug) if verdict == Verdict::Pass => {
+                (Verdict::Fail, format!("unexpected pass: {bug}"))
+            }
+            _ => (verdict, reason),
+        }
+    }
+
+    fn judge_unexcused(&self, words: &Words, timeout_s: u32) -> (Verdict, String) {
         let (verdict, reason) = match &self.outcome {
             Ok(outcome) => words.verdict(outcome.end, timeout_s),
             Err(error) => (Verdict::Fail, error.clone()),
@@ -77,6 +90,8 @@ pub struct Words {
     raw_name: String,
     one_passed: bool,
     skip: Option<String>,
+    /// The known bug that the test is about to run into.
+    known_bug: Option<String>,
     xfail: Option<String>,
     panic_at: Option<String>,
     panic: Vec<String>,
@@ -107,6 +122,8 @@ impl Words {
             self.skip = Some(reason.to_owned());
         } else if let Some(reason) = line.strip_prefix("XFAIL: ") {
             self.xfail = Some(reason.to_owned());
+        } else if let Some(bug) = known_bug(line) {
+            self.known_bug = Some(bug.to_owned());
         } else if self.panic_at.is_none() {
             self.panic_at = panic_place(line);
         } else {
@@ -175,6 +192,11 @@ impl Words {
         };
         Some(format!("{message} ({place})"))
     }
+}
+
+/// The known bug that a test says it is about to run into.
+pub(crate) fn known_bug(line: &str) -> Option<&str> {
+    line.strip_prefix("KNOWN BUG: ")
 }
 
 /// The line as a part of a reason, which is one line that people read; the test's output has it whole.
@@ -292,6 +314,32 @@ mod tests {
             judge(ok, 0, &["enabled: madvise became never"], quiet()),
             fail("left a setting changed: enabled: madvise became never")
         );
+    }
+
+    #[test]
+    fn a_known_bug_excuses_a_failure_and_no_pass() {
+        let said = |line: &str, end| {
+            let mut words = passed();
+            words.hear(line);
+            let outcome = Outcome {
+                end,
+                left_behind: 0,
+                unkillable: false,
+            };
+            let findings = Findings {
+                outcome: Ok(&outcome),
+                settings: Vec::new(),
+                kernel: &log::Verdict::default(),
+            };
+            findings.judge(&words, 30)
+        };
+        let line = "KNOWN BUG: up to 7.3: a list is lost";
+        let (verdict, reason) = said(line, End::Exited(101));
+        assert_eq!(verdict, Verdict::Xfail);
+        assert_eq!(reason, "up to 7.3: a list is lost: exit code 101");
+        assert_eq!(said(line, End::TimedOut).0, Verdict::Xfail);
+        assert_eq!(said(line, End::Exited(0)).0, Verdict::Fail);
+        assert_eq!(said("a KNOWN BUG: none", End::Exited(101)).0, Verdict::Fail);
     }
 
     #[test]
