@@ -1,86 +1,182 @@
-#!/bin/bash
+#!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-only
-# Wall time of target `hmm` against the C suite it covers, in one run in one
-# VM: the same tests by name (36 + 3, each for private and coherent memory),
-# without the C suite's benchmark.
-#
-#   bench/hmm-vs-c.sh KDIR IMAGE     KDIR: the tree that IMAGE was built from
-#
-# The C suite is built from KDIR in a scratch folder and not kept. Needs gcc and
-# make; run it on an idle machine.
-set -euo pipefail
-[ $# -eq 2 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0"; exit 2; }
-kdir=$(realpath "$1") image=$(realpath "$2")
-here=$(cd "$(dirname "$0")/.." && pwd)
-out=$here/target/x86_64-unknown-linux-gnu/debug
-work=$(mktemp -d "$here/target/hmm-vs-c.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+"""Wall time of our tests against the kernel's own selftests for the same
+scenarios, in one run in one VM.
 
-build_c() {
-    local tests=$work/tree/tools/testing
-    mkdir -p "$tests" "$work/tree/lib" "$work/tree/mm"
-    cp -r "$kdir/tools/testing/selftests" "$tests/"
-    cp "$kdir/lib/test_hmm_uapi.h" "$work/tree/lib/"
-    cp "$kdir/mm/gup_test.h" "$work/tree/mm/"
-    make -s -C "$kdir" O="$work/headers" headers > /dev/null
-    cd "$tests/selftests/mm"
-    local helpers=() file
-    # The helpers were renamed over time; the suite links what is there.
-    for file in vm_util.c hugepage_settings.c thp_settings.c; do
-        if [ -e "$file" ]; then helpers+=("$file"); fi
-    done
-    gcc -O2 -D_GNU_SOURCE= -w -I.. -I"$work/tree" -isystem "$work/headers/usr/include" \
-        hmm-tests.c "${helpers[@]}" -static -lpthread -lrt -lm -o "$work/hmm-c"
-    cd "$here"
-}
+    bench/vs-c.py [--count] [SUITE...] [-- ARGUMENTS OF hugeprobe run]
 
-build_rust() {
-    (cd "$here" && cargo test --quiet --no-run -p selftests --test hmm)
-    local newest
-    newest=$(find "$out/deps" -name 'hmm-*' -type f -executable -printf '%T@ %p\n' | sort -n | tail -n 1)
-    cp "${newest#* }" "$work/hmm-rust"
-}
+bench/vs-c.toml says what a suite is. The C programs are built from the source of
+the kernel that runs, in target/vs-c, and not kept elsewhere; needs gcc and make.
+Our tests are run by `hugeprobe run` as always, and their time is all that it
+takes: from the end of the test before to the end of each. Run it on an idle
+machine; on a busy one the ratio of the emulator's CPU time says more.
 
-# What runs in the guest: each suite as it is meant to run, one process per test.
-guest_script() {
-    cat > "$work/guest.py" <<'GUEST'
-import mmap, os, re, shutil, subprocess, sys, time
+With --count the emulator's clock counts instructions (4 ns each, one CPU at a
+time), so that the figures are the same on any machine, however busy. They leave
+out what the guest does between our tests, and what a switch between CPUs costs.
+"""
 
-work = sys.argv[1]
-for name in ("hmm-c", "hmm-rust"):
-    shutil.copy(f"{work}/{name}", "/run/")
-os.environ["HUGEPROBE_GUEST"] = "1"
-with open("/proc/sys/vm/nr_hugepages", "w") as knob:
-    knob.write("2")
-# Background work rests, as in every guest that runs tests; for both suites.
-memory = mmap.mmap(-1, 4 << 20)
-memory.madvise(mmap.MADV_HUGEPAGE)
-for name, value in (("pages_to_scan", 1000000), ("alloc_sleep_millisecs", 3600000), ("scan_sleep_millisecs", 3600000)):
-    with open(f"/sys/kernel/mm/transparent_hugepage/khugepaged/{name}", "w") as knob:
-        knob.write(str(value))
-time.sleep(1)
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
 
-listing = subprocess.run(["/run/hmm-rust", "--list", "--format", "terse"], capture_output=True, text=True).stdout
-names = [line.removesuffix(": test") for line in listing.splitlines() if line.endswith(": test")]
-names = [name for name in names if re.search(r"_device_(private|coherent)$", name) and "benchmark" not in name]
+HERE = pathlib.Path(__file__).resolve().parent
+HUGEPROBE = HERE.parent / "target/x86_64-unknown-linux-gnu/debug/hugeprobe"
+WORK = HERE.parent / "target/vs-c"
+# Seconds between two looks at the events.
+POLL = 0.02
 
-start = time.monotonic()
-c = subprocess.run(["/run/hmm-c", "-T", "benchmark_thp_migration"], capture_output=True, text=True)
-c_seconds = time.monotonic() - start
-start = time.monotonic()
-failed = [name for name in names if subprocess.run(
-    ["/run/hmm-rust", name, "--exact", "--nocapture", "--test-threads=1"], capture_output=True).returncode]
-rust_seconds = time.monotonic() - start
 
-print(*re.findall(r"^# Totals.*", c.stdout, re.M))
-print(f"C suite: {c_seconds:.1f} s; Rust: {rust_seconds:.1f} s for {len(names)} tests, not passed: {failed}")
-print(f"Rust / C = {rust_seconds / c_seconds:.2f}")
-GUEST
-}
+def source(kernel):
+    """The tree of the kernel that `kernel` chooses, fetched if need be."""
+    if "--kdir" in kernel:
+        return kernel[kernel.index("--kdir") + 1]
+    command = [HUGEPROBE, "kernel", "fetch", *kernel]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
 
-build_c
-build_rust
-guest_script
-exec "$out/hugeprobe" boot --kernel "$image" --mem 6G \
-    --append 'memmap=512M$0x100000000 memmap=512M$0x130000000 test_hmm.spm_addr_dev0=0x100000000 test_hmm.spm_addr_dev1=0x130000000' \
-    --exec "python3 $work/guest.py $work"
+
+def kernel_arguments(arguments):
+    """Those of the arguments that choose the kernel."""
+    names = ("--kdir", "--kver", "--profile")
+    pairs = zip(arguments, arguments[1:])
+    return [word for pair in pairs if pair[0] in names for word in pair]
+
+
+def counting(folder):
+    """An environment in which QEMU counts instructions."""
+    wrapper = folder / "qemu-system-x86_64"
+    folder.mkdir(parents=True, exist_ok=True)
+    qemu = shutil.which(wrapper.name)
+    wrapper.write_text(
+        f'#!/bin/sh\ncase $1 in --version) exec {qemu} "$@" ;; esac\n'
+        f'exec {qemu} "$@" -icount shift=2,sleep=on\n')
+    wrapper.chmod(0o755)
+    return {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def measure(suites, arguments, count):
+    """Runs both sides; returns the events."""
+    tree = source(kernel_arguments(arguments))
+    built = WORK / pathlib.Path(tree).name
+    programs = sorted({line[0] for suite in suites.values() for line in suite["runs"]})
+    missing = [program for program in programs if not (built / program).exists()]
+    if missing:
+        subprocess.run([HERE / "c-suites.sh", tree, built, *missing], check=True)
+    lines = [
+        "\t".join([name, str(built / program), *words])
+        for name, suite in suites.items()
+        for program, *words in suite["runs"]
+    ]
+    (built / "suites").write_text("\n".join(lines) + "\n")
+    tests = [test for suite in suites.values() for test in suite["tests"]]
+    targets = dict.fromkeys(test.split("\\.")[0] for test in tests)
+    regex = "|".join(f"({test})" for test in [r"bench\.vs_c::c_suites", *tests])
+    command = [
+        HUGEPROBE, "run", "--output", WORK / "results", "--append", f"hugeprobe.c_suites={built}/suites",
+        "--tests", f"^({regex})$", *arguments, "bench", *targets]
+    (WORK / "results/events.jsonl").unlink(missing_ok=True)
+    environment = counting(WORK / "bin") if count else None
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment) as run:
+        return list(follow(run))
+
+
+def follow(run):
+    """The events of `run` as they come, each with the CPU time of the emulator so far."""
+    path, partial = WORK / "results/events.jsonl", ""
+    while not path.exists() and run.poll() is None:
+        time.sleep(POLL)
+    with path.open() as events:
+        ended = False
+        while not ended:
+            ended = run.poll() is not None
+            cpu = emulator_seconds(run.pid)
+            *lines, partial = (partial + events.read()).split("\n")
+            yield from ({**json.loads(line), "cpu": cpu} for line in lines)
+            time.sleep(POLL)
+
+
+def emulator_seconds(parent):
+    """User and system time of the QEMU that `parent` has started, 0 without one."""
+    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = stat.read_text().rsplit(") ", 1)
+        except OSError:
+            continue
+        fields = fields.split()
+        if "(qemu" in name and fields[1] == str(parent):
+            return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0
+
+
+class Cost:
+    """Wall time, and CPU time of the emulator, in seconds."""
+
+    def __init__(self, wall=0, cpu=0):
+        self.wall, self.cpu = wall, cpu
+
+    def __add__(self, other):
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __str__(self):
+        return f"{self.wall:.1f} s, emulator {self.cpu:.1f} s"
+
+
+def costs(events, count):
+    """C: cost and totals of each suite; ours: cost and verdict by `target.name`."""
+    c, ours, wall, cpu = {}, {}, 0, 0
+    for event in events:
+        kind = event["event"]
+        if kind == "vm_boots" and event["number"] > 1:
+            sys.exit("more than one VM was needed: the times cannot be compared")
+        said = kind == "test_output" and "C_SUITE\t" in event["line"]
+        if not said and kind not in ("test_begins", "test_ends"):
+            continue
+        spent = Cost((event["ms"] - wall) / 1000, event["cpu"] - cpu)
+        if said:
+            _, name, ms, totals = event["line"].split("\t", 3)
+            # Its own clock leaves out what is prepared before it.
+            before, all_totals = c.get(name, (Cost(), []))
+            c[name] = (before + Cost(int(ms) / 1000, spent.cpu), [*all_totals, totals])
+        elif kind == "test_ends":
+            if count:
+                spent.wall = event["duration_ms"] / 1000
+            ours["{target}.{name}".format(**event["test"])] = (spent, event["verdict"])
+        # Ours includes what comes between two tests.
+        if kind != "test_begins" or not ours:
+            wall, cpu = event["ms"], event["cpu"]
+    return c, ours
+
+
+def main():
+    words = sys.argv[1:]
+    count = "--count" in words
+    words = [word for word in words if word != "--count"]
+    at = words.index("--") if "--" in words else len(words)
+    wanted, arguments = words[:at], words[at + 1:]
+    suites = tomllib.loads((HERE / "vs-c.toml").read_text())
+    unknown = [name for name in wanted if name not in suites]
+    if unknown or "--help" in words or "-h" in words:
+        sys.exit(__doc__ + "Suites: " + " ".join(suites))
+    suites = {name: suite for name, suite in suites.items() if not wanted or name in wanted}
+    c, ours = costs(measure(suites, arguments, count), count)
+    if not c:
+        sys.exit("the C programs did not run; see target/vs-c/results")
+    for name, suite in suites.items():
+        regex = re.compile("|".join(f"({test})" for test in suite["tests"]))
+        mine = {test: result for test, result in ours.items() if regex.fullmatch(test)}
+        spent = sum((cost for cost, _ in mine.values()), Cost())
+        verdicts = [verdict for _, verdict in mine.values()]
+        counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        theirs, totals = c[name]
+        print(f"{name}: C {theirs} ({'; '.join(totals)})")
+        print(f"{name}: ours {spent} ({counts})")
+        print(f"{name}: ratio {spent.wall / theirs.wall:.2f}, of the emulator's time {spent.cpu / theirs.cpu:.2f}")
+
+
+main()

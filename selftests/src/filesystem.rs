@@ -5,24 +5,35 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{Whence, lseek};
+
+use crate::{loopdev, outcome};
 
 /// Bytes of the image: room for a few huge pages and for ext4's own tables.
 const IMAGE: u64 = 64 << 20;
+
+/// An image with a new file system, which tests of one guest copy: mkfs starts from the guest's
+/// root, which takes longer than many a test.
+const PATTERN: &str = "/dev/shm/hugeprobe-ext4.img";
 
 /// Why there is no file system.
 #[derive(Debug, thiserror::Error)]
 pub enum FilesystemError {
     /// A program is not installed.
-    #[error("no {0} on this machine (Debian packages e2fsprogs and mount)")]
+    #[error("no {0} on this machine (Debian package e2fsprogs)")]
     NoProgram(&'static str),
-    /// A program failed, for instance for lack of loop devices in the kernel.
-    #[error("{0}: {1} (CONFIG_BLK_DEV_LOOP)")]
+    /// A program failed.
+    #[error("{0}: {1}")]
     Failed(&'static str, String),
+    /// The kernel has no loop device for the image.
+    #[error("no loop device: {0} (CONFIG_BLK_DEV_LOOP)")]
+    Loop(io::Error),
     /// The kernel does not mount it.
     #[error("failed to mount {0}: {1} (CONFIG_EXT4_FS)")]
     Mount(PathBuf, Errno),
@@ -36,7 +47,6 @@ pub enum FilesystemError {
 pub struct Filesystem {
     place: PathBuf,
     image: PathBuf,
-    device: Option<PathBuf>,
 }
 
 impl Filesystem {
@@ -47,34 +57,22 @@ impl Filesystem {
     /// [`FilesystemError`]: a test skips with it.
     pub fn ext4() -> Result<Self, FilesystemError> {
         let id = std::process::id();
-        let image = PathBuf::from(format!("/dev/shm/hugeprobe-{id}.img"));
-        let place = PathBuf::from(format!("/dev/shm/hugeprobe-{id}"));
-        File::create(&image)?.set_len(IMAGE)?;
-        fs::create_dir_all(&place)?;
-        let mut made = Filesystem {
-            place,
-            image,
-            device: None,
+        let made = Filesystem {
+            place: format!("/dev/shm/hugeprobe-{id}").into(),
+            image: format!("/dev/shm/hugeprobe-{id}.img").into(),
         };
-        run(
-            "mkfs.ext4",
-            ["-q".as_ref(), "-F".as_ref(), made.image.as_os_str()],
-        )?;
-        // Not `mount -o loop`: it keeps the device open for writing meanwhile, which kernels
-        // without CONFIG_BLK_DEV_WRITE_MOUNTED answer with EBUSY.
-        let device = run(
-            "losetup",
-            ["-f".as_ref(), "--show".as_ref(), made.image.as_os_str()],
-        )?;
-        let device = made.device.insert(device.trim().into());
+        fs::create_dir_all(&made.place)?;
+        make_image(&made.image)?;
+        let image = File::options().read(true).write(true).open(&made.image)?;
+        let device = loopdev::attach(&image).map_err(FilesystemError::Loop)?;
         mount(
-            Some(device),
+            Some(device.path()),
             &made.place,
             Some("ext4"),
             MsFlags::empty(),
             None::<&str>,
         )
-        .map_err(|errno| FilesystemError::Mount(device.clone(), errno))?;
+        .map_err(|errno| FilesystemError::Mount(device.path().to_owned(), errno))?;
         made.stop_reading_ahead()?;
         Ok(made)
     }
@@ -96,16 +94,56 @@ impl Filesystem {
 
 impl Drop for Filesystem {
     fn drop(&mut self) {
-        if let Some(device) = &self.device {
-            // Fails when it was never mounted.
-            let _ = umount2(&self.place, MntFlags::MNT_DETACH);
-            if let Err(error) = run("losetup", ["-d".as_ref(), device.as_os_str()]) {
-                eprintln!("{error}");
-            }
-        }
+        // Fails when it was never mounted. The loop device goes with its last user.
+        let _ = umount2(&self.place, MntFlags::MNT_DETACH);
         let _ = fs::remove_dir(&self.place);
         let _ = fs::remove_file(&self.image);
     }
+}
+
+/// Makes an image with an empty ext4, by copying the pattern where a guest has one.
+fn make_image(path: &Path) -> Result<(), FilesystemError> {
+    let pattern = Path::new(PATTERN);
+    if !outcome::is_guest() {
+        return make_filesystem(path);
+    }
+    if !pattern.exists() {
+        make_filesystem(path)?;
+        return Ok(copy_data(path, pattern)?);
+    }
+    Ok(copy_data(pattern, path)?)
+}
+
+fn make_filesystem(path: &Path) -> Result<(), FilesystemError> {
+    File::create(path)?.set_len(IMAGE)?;
+    let words = ["-q".as_ref(), "-F".as_ref(), path.as_os_str()];
+    run("mkfs.ext4", words).map(drop)
+}
+
+/// Copies a file without its holes, of which an image mostly consists.
+fn copy_data(from: &Path, to: &Path) -> io::Result<()> {
+    let from = File::open(from)?;
+    let to = File::create(to)?;
+    let len = from.metadata()?.len();
+    to.set_len(len)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    // ENXIO: nothing but a hole is left.
+    while let Ok(data) = seek(&from, at, Whence::SeekData) {
+        let end = seek(&from, data, Whence::SeekHole)?;
+        at = data;
+        while at < end {
+            let room = buffer.len().min((end - at) as usize);
+            let count = from.read_at(&mut buffer[..room], at)?;
+            to.write_all_at(&buffer[..count], at)?;
+            at += count as u64;
+        }
+    }
+    Ok(())
+}
+
+fn seek(file: &File, at: u64, whence: Whence) -> nix::Result<u64> {
+    lseek(file, at.cast_signed(), whence).map(i64::cast_unsigned)
 }
 
 /// Runs one of the programs from where distributions put it, as a guest may have no `PATH`;

@@ -10,6 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+
 use crate::settings;
 
 /// Exit code of an expected failure (KSFT_XFAIL).
@@ -80,6 +83,7 @@ pub fn may_change_machine() -> bool {
 pub fn enter() -> bool {
     main_pid();
     if is_set(GUEST) {
+        use_all_cpus();
         return true;
     }
     if !is_set(HOST) {
@@ -96,6 +100,17 @@ pub fn enter() -> bool {
             false
         }
     }
+}
+
+/// Lets the test run everywhere: a guest starts it on one CPU, where the main thread, which only
+/// waits, stays.
+fn use_all_cpus() {
+    let mut all = CpuSet::new();
+    for cpu in 0..CpuSet::count() {
+        let _ = all.set(cpu);
+    }
+    // Where it is forbidden, the test keeps to what it has.
+    let _ = sched_setaffinity(Pid::from_raw(0), &all);
 }
 
 fn run_in_own_process(test: &str) {

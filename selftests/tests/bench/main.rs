@@ -10,3 +10,4 @@
 
 mod hmm;
 mod pfnmap;
+mod vs_c;

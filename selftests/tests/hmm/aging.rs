@@ -3,11 +3,13 @@
 
 use std::fs;
 
+use selftests::counters::{Expect, Snapshot};
+use selftests::damon::{Action, Kdamond};
 use selftests::hmm::Memory::Private;
 use selftests::hmm::{Access, Dmirror};
 use selftests::mapping::Advice;
 use selftests::pattern::FIRST;
-use selftests::{enter, not_applicable, pagemap};
+use selftests::{enter, not_applicable, numa, pagemap};
 use test_case::test_case;
 
 use crate::scene::{self, Baseline, send_huge};
@@ -50,6 +52,54 @@ fn dpthp_aging(who: Who) {
     scene::in_system_huge(&dev, &region);
     FIRST.next().fill_all(&region);
     FIRST.next().check_all(&region);
+}
+
+/// What DAMON shall do with the memory it watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scheme {
+    Watch,
+    PageOut,
+    Migrate,
+}
+
+/// DAMON sees that a huge page in the system is used. On the device it sees no use, and neither
+/// ages, pages out nor migrates it there.
+#[test_case(Scheme::Watch; "watch")]
+#[test_case(Scheme::PageOut; "page_out")]
+#[test_case(Scheme::Migrate; "migrate")]
+fn dpthp_damon(scheme: Scheme) {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = scene::huge(1);
+    let watch = Kdamond::watch(&region, Action::Stat);
+    watch.wait(|done| done.accesses > 0, || FIRST.fill(&region, 0..1));
+    drop(watch);
+    send_huge(&dev, &region);
+    let action = match scheme {
+        Scheme::Watch => Action::Stat,
+        Scheme::PageOut => Action::PageOut,
+        Scheme::Migrate => Action::MigrateTo(numa::two_nodes().1),
+    };
+    let before = Snapshot::take();
+    let watch = Kdamond::watch(&region, action);
+    let done = watch.wait(|done| done.tried >= 3, || ());
+    assert_eq!(done.accesses, 0, "uses of a page that no CPU can reach");
+    if scheme == Scheme::Migrate {
+        assert_eq!(done.applied, 0, "bytes that DAMON has moved");
+    }
+    scene::on_device_huge(&dev, &region, Access::Write);
+    Expect::new()
+        .unchanged(&[
+            "thp_split_pmd",
+            "thp_split_page",
+            "2048kB/nr_anon",
+            "VmSwap",
+        ])
+        .check(&before);
+    drop(watch);
+    FIRST.check_all(&region);
+    scene::in_system_huge(&dev, &region);
 }
 
 /// Makes a new generation of the root group on every node.

@@ -114,8 +114,8 @@ const CUTS: [usize; 3] = [0, HUGE / 4, HUGE / 2];
 fn migrate_partial_unmap_fault(memory: Memory) {
     enter!();
     let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
     for cut in CUTS {
-        let dev = Dmirror::open(memory);
         let region = scene::small(HUGE);
         scene::send_small(&dev, &region);
         unmap_half(&dev, region, cut);
@@ -125,7 +125,6 @@ fn migrate_partial_unmap_fault(memory: Memory) {
         return;
     }
     for cut in CUTS {
-        let dev = Dmirror::open(memory);
         let region = scene::huge(1);
         send_huge(&dev, &region);
         unmap_half(&dev, region, cut);
@@ -171,25 +170,20 @@ fn migrate_remap_fault(memory: Memory) {
     enter!();
     scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
+    let huge = match memory {
+        Private => None,
+        Coherent => Some(scene::open_for_huge(memory)),
+    };
     for cut in CUTS {
         for stays in [false, true] {
             for before in [true, false] {
-                let dev = Dmirror::open(memory);
-                let region = scene::small(HUGE);
-                remap(&dev, region, cut, stays, before);
-            }
-        }
-    }
-    for cut in CUTS {
-        for stays in [false, true] {
-            for before in [true, false] {
+                remap(&dev, scene::small(HUGE), cut, stays, before);
                 // Cut pages are small, and leave huge coherent ones partly mapped.
-                if memory == Coherent && cut != 0 {
-                    continue;
+                if memory == Private || cut == 0 {
+                    let dev = huge.as_ref().unwrap_or(&dev);
+                    remap(dev, scene::huge(1), cut, stays, before);
                 }
-                let dev = scene::open_for_huge(memory);
-                let region = scene::huge(1);
-                remap(&dev, region, cut, stays, before);
             }
         }
     }

@@ -20,16 +20,19 @@ const PAGES: usize = 100;
 fn anon_write_child(memory: Memory) {
     enter!();
     let _end = Baseline::new();
+    let dev = Dmirror::open(memory);
     for migrated in [false, true] {
-        let dev = Dmirror::open(memory);
         let region = small(PAGES);
         if migrated {
             send_small(&dev, &region);
         }
         child_device_writes(memory, &region);
     }
+    let dev = match memory {
+        Private => dev,
+        Coherent => scene::open_for_huge(memory),
+    };
     for migrated in [false, true] {
-        let dev = scene::open_for_huge(memory);
         let region = scene::huge(1);
         if migrated {
             send_huge(&dev, &region);

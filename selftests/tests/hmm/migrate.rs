@@ -12,7 +12,7 @@ use test_case::test_case;
 use crate::scene::{self, Baseline, all, bring_back, in_system, send_small, small, whole};
 
 /// More than one of the driver's windows of 512 pages, and not a multiple.
-const PAGES: usize = 600;
+const PAGES: usize = 520;
 const ROUNDS: u16 = 10;
 
 /// Small pages move to the device with their content; the CPU gets them back.

@@ -231,7 +231,8 @@ pub fn bring_back_huge(dev: &Dmirror, region: &Region) {
 /// Has the driver evict all pages of a device, as it does when any file of the
 /// device is closed.
 pub fn evict(dev: &Dmirror) {
-    drop(Dmirror::open_node(dev.node()));
+    let file = std::fs::File::open(dev.node().path());
+    drop(file.expect("the device is there"));
 }
 
 /// Makes every CPU work off what it has put aside, such as changes to the

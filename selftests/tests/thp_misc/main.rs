@@ -5,4 +5,5 @@
 mod fault;
 mod sizes;
 mod split;
+mod split_files;
 mod swap;

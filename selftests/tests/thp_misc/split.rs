@@ -25,7 +25,7 @@ const SPLIT: &str = "/sys/kernel/debug/split_huge_pages";
 /// Asks for a split of every huge page in `range` into folios of `order`; with `around`, only as
 /// far as that page of the folio needs it.
 #[track_caller]
-fn split(region: &Region, range: &Range<usize>, order: u8, around: Option<usize>) {
+pub fn split(region: &Region, range: &Range<usize>, order: u8, around: Option<usize>) {
     if !Path::new(SPLIT).exists() {
         skip!("no {SPLIT} (CONFIG_DEBUG_FS, CONFIG_TRANSPARENT_HUGEPAGE)");
     }
@@ -58,7 +58,8 @@ fn assert_orders(region: &Region, wanted: &[(usize, u8)]) {
     );
 }
 
-fn uniform(order: u8) -> Vec<(usize, u8)> {
+/// Offset and order of equal folios.
+pub fn uniform(order: u8) -> Vec<(usize, u8)> {
     (0..PAGES_PER_PMD)
         .step_by(1 << order)
         .map(|offset| (offset, order))
@@ -122,19 +123,19 @@ fn huge_page_splits_around_one_page(around: usize, order: u8) {
     if found(&region).len() == PAGES_PER_PMD && order > 0 {
         skip!("this kernel splits into equal folios only");
     }
-    assert_orders(&region, &halves_without(around, order));
+    assert_orders(&region, &halves_without(around, order, true));
     FIRST.check_all(&region);
 }
 
 /// Halves the huge page, then the half that holds the page, and so on. Anonymous memory knows
 /// no folios of two pages, so four pages become four small ones.
-fn halves_without(around: usize, order: u8) -> Vec<(usize, u8)> {
+pub fn halves_without(around: usize, order: u8, anonymous: bool) -> Vec<(usize, u8)> {
     let mut folios = vec![(0, 9)];
     while let Some(at) = folios.iter().position(|&(offset, size)| {
         size > order && (offset..offset + (1 << size)).contains(&around)
     }) {
         let (offset, size): (usize, u8) = folios[at];
-        let into = if size == 2 { 0 } else { size - 1 };
+        let into = if anonymous && size == 2 { 0 } else { size - 1 };
         let parts = (offset..offset + (1 << size))
             .step_by(1 << into)
             .map(|offset| (offset, into));
@@ -330,7 +331,13 @@ fn locked_huge_page_splits(order: u8) {
 
 /// A huge page of shmem is split in the cache; the file's content is what it was.
 #[test_case(0; "order_0")]
+#[test_case(1; "order_1")]
+#[test_case(2; "order_2")]
+#[test_case(3; "order_3")]
 #[test_case(4; "order_4")]
+#[test_case(5; "order_5")]
+#[test_case(6; "order_6")]
+#[test_case(7; "order_7")]
 #[test_case(8; "order_8")]
 fn shmem_huge_page_splits(order: u8) {
     enter!();

@@ -5,7 +5,9 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -74,6 +76,26 @@ pub fn raise_loopback() -> io::Result<()> {
         libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request)
     })?;
     Ok(())
+}
+
+/// Lets `command` begin on the last CPU; it may change that itself.
+///
+/// A kernel that flushes memory of a process asks each CPU where it has run. The main thread of a
+/// test only waits for another one, and an idle emulated CPU answers late.
+pub fn begin_on_one_cpu(command: &mut Command) {
+    let all = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let last = (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu).unwrap_or(false));
+    let mut one = CpuSet::new();
+    if last.is_none_or(|cpu| one.set(cpu).is_err()) {
+        return;
+    }
+    let restrict = move || {
+        // A test that begins anywhere is right, too.
+        let _ = sched_setaffinity(Pid::from_raw(0), &one);
+        Ok(())
+    };
+    // SAFETY: sched_setaffinity() is a system call and nothing more.
+    unsafe { command.pre_exec(restrict) };
 }
 
 /// Runs for a moment on each CPU.

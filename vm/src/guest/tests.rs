@@ -10,7 +10,7 @@ use super::programs::Programs;
 use super::settings::Settings;
 use super::supervise::{self, Outcome};
 use super::verdict::{Findings, Words};
-use super::{Guest, log};
+use super::{Guest, log, sys};
 use crate::event::{Event, Stream};
 use crate::plan::PlannedTest;
 use crate::splat;
@@ -95,6 +95,7 @@ impl Guest {
         if let Some(coverage) = &self.coverage {
             coverage.attach(&mut command);
         }
+        sys::begin_on_one_cpu(&mut command);
         let limit = Duration::from_secs(test.timeout_s.into());
         let mut room = OUTPUT_LIMIT;
         supervise::run(
@@ -103,7 +104,10 @@ impl Guest {
             Some(limit),
             &mut |guest, stream, line| {
                 words.hear(&line);
-                guest.test_output(stream, line, &mut room);
+                // A serial line is slow, and most of what tests write is this.
+                if !words.is_idle(&line) {
+                    guest.test_output(stream, line, &mut room);
+                }
             },
         )
     }

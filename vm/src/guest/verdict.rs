@@ -108,6 +108,17 @@ impl Words {
         }
     }
 
+    /// Whether `line` is what libtest itself writes around a test that passes, and says nothing.
+    pub fn is_idle(&self, line: &str) -> bool {
+        line.is_empty()
+            || line == "running 1 test"
+            || line.starts_with("test result: ok. 1 passed;")
+            || line
+                .strip_prefix("test ")
+                .and_then(|rest| rest.strip_suffix(" ... ok"))
+                .is_some_and(|name| name == self.raw_name)
+    }
+
     /// Takes note of one line that the test wrote.
     pub fn hear(&mut self, line: &str) {
         // With one thread, libtest begins the line before the test runs.
@@ -238,6 +249,15 @@ mod tests {
         test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 4 filtered out";
     const PANIC: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
         page 3 lost its dirty bit\nnote: run with `RUST_BACKTRACE=1`";
+
+    #[test]
+    fn what_libtest_says_of_a_pass_is_nothing() {
+        let words = Words::new("split::first");
+        let nothing = PASSED.lines().filter(|line| words.is_idle(line));
+        assert_eq!(nothing.count(), PASSED.lines().count());
+        let said = PANIC.lines().filter(|line| !words.is_idle(line));
+        assert_eq!(said.count(), 3);
+    }
 
     const UNEQUAL: &str = "\nthread 'split::first' (12) panicked at selftests/tests/a.rs:7:5:\n\
         assertion `left == right` failed: page 3\n  left: 1\n right: 2\nstack backtrace:\n 0: f";
