@@ -142,20 +142,43 @@ fn report_hang(setup: &Setup, turn: u32) {
         return;
     }
     let (step, doing) = doing(setup, turn);
-    let pid = setup.board.pid(setup.board.owner(turn));
-    let wchan = std::fs::read_to_string(format!("/proc/{pid}/stack")).unwrap_or_default();
+    let wchan = match setup.board.duty(turn) {
+        Duty::Run(_) => (0..PROCESSES)
+            .map(|process| stacks(setup, process))
+            .collect(),
+        _ => stacks(setup, setup.board.owner(turn)),
+    };
     setup.board.report(&Violation {
         oracle: Oracle::Liveness,
         step,
         title: format!(
             "no end of {}",
-            doing.split_whitespace().nth(1).unwrap_or("the checks")
+            doing
+                .split_whitespace()
+                .nth(1)
+                .unwrap_or("the checks")
+                .trim_end_matches(':')
         ),
         detail: format!(
             "not done after {} s: {doing}\n{wchan}",
             STEP_LIMIT.as_secs()
         ),
     });
+}
+
+/// Where the threads of a process are in the kernel.
+fn stacks(setup: &Setup, process: usize) -> String {
+    let pid = setup.board.pid(process);
+    let mut text = String::new();
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"));
+    for task in tasks.into_iter().flatten().flatten() {
+        let read = |name| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+        let status = read("status");
+        let state = status.lines().find_map(|line| line.strip_prefix("State:"));
+        let state = state.unwrap_or_default().trim();
+        text.push_str(&format!("p{process} {state}\n{}", read("stack")));
+    }
+    text
 }
 
 /// Kills and reaps every process of the program.
