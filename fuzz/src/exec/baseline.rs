@@ -112,7 +112,7 @@ impl Counters {
 }
 
 /// The text of a file of procfs or sysfs, from its start.
-fn content(file: &File) -> String {
+pub(super) fn content(file: &File) -> String {
     let mut bytes = [0; 16 << 10];
     let mut end = 0;
     while let Ok(count) = file.read_at(&mut bytes[end..], end as u64)
@@ -126,7 +126,7 @@ fn content(file: &File) -> String {
 /// Folds per-CPU counts and empties the per-CPU batches that still hold folios,
 /// which `move_pages` does before it looks at a page. With `compact`, also the
 /// lists of free pages; that is a lot of work: the last resort.
-fn settle(compact: bool) {
+pub(super) fn settle(compact: bool) {
     let (page, node, mut status) = (settle as *const () as usize, 0i32, 0i32);
     // SAFETY: three arrays of one entry; without MPOL_MF_MOVE_ALL, a page of
     // program text that others map too stays where it is.

@@ -171,6 +171,12 @@ impl Board {
         shared.count = program.steps.len().min(MAX_STEPS) as u32;
         shared.report_bytes = 0;
         shared.results.fill(None);
+        self.rewind();
+    }
+
+    /// Puts everything but the results to where a program starts.
+    pub fn rewind(&self) {
+        let shared = self.shared();
         shared.model.start();
         shared.leaving.store(-1, Ordering::Relaxed);
         shared.doomed.store(-1, Ordering::Relaxed);

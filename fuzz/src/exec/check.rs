@@ -163,7 +163,7 @@ impl Process<'_> {
                 // nothing new to see
             } else if *entry != 0 && entry & (bit::PRESENT | bit::SWAP) != 0
                 || page.private_anon() && expected != 0
-                || page.flags.has(Flags::SHARED) && expected != 0
+                || page.flags.any(Flags::SHARED.with(Flags::PFN)) && expected != 0
                 || edge
                 || index % 64 == 63
             {
@@ -218,6 +218,10 @@ pub(super) fn wrong_bits(page: &Page, entry: u64, features: Features) -> Option<
     let populated = entry & (bit::PRESENT | bit::SWAP) != 0;
     if !flags.has(Flags::MAPPED) {
         return populated.then_some("unmapped page populated");
+    }
+    // the page map passes over device memory (walk_page_test())
+    if flags.has(Flags::PFN) {
+        return None;
     }
     if features.guard && flags.has(Flags::GUARD) != (entry & bit::GUARD != 0) {
         return Some(if flags.has(Flags::GUARD) {

@@ -18,6 +18,7 @@ mod hold;
 mod huge;
 mod klog;
 mod lane;
+mod leaks;
 mod look;
 mod mirror;
 mod observe;

@@ -10,6 +10,7 @@ use super::board::{Board, Stats};
 use super::check::Features;
 use super::cover::Cover;
 use super::klog::KernelLog;
+use super::leaks::Leaks;
 use super::pfn::PfnFiles;
 use super::phases::Phase;
 use super::pipe::Disk;
@@ -30,6 +31,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(120);
 /// Requests to the worker: run the program, and compare counters afterwards or not.
 const RUN: u8 = 1;
 const RUN_AND_COMPARE: u8 = 2;
+/// The same for the last of a row, where a counter that only may be wrong is enough.
+const RUN_AND_SUSPECT: u8 = 4;
 /// Run the program only: nothing of the machine is looked at afterwards.
 const RUN_BARE: u8 = 3;
 /// Programs that run before counters are compared, in a row of programs.
@@ -150,7 +153,7 @@ impl Session {
             let found = self.request(program, RUN)?;
             return Ok(found.map(|violation| (violation, program.clone())));
         }
-        let found = self.request(program, RUN_AND_COMPARE)?;
+        let found = self.request(program, RUN_AND_SUSPECT)?;
         let suspects = std::mem::take(&mut self.unsure);
         match found {
             Some(violation) if violation.oracle == Oracle::Resources => self.convict(&suspects),
@@ -262,13 +265,11 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
     let ready = worker::block_sigchld();
     let mut log = KernelLog::open();
     let mut baseline = Baseline::take();
+    let mut leaks = Leaks::take();
     let mut request = [0];
     while ready.is_ok() && requests.read_exact(&mut request).is_ok() {
         let mut clock = Instant::now();
-        if setup.board.maps_device() {
-            setup.pfn.clear();
-        }
-        worker::run_program(setup);
+        run_once(setup);
         if request == [RUN_BARE] {
             if requests.write_all(&[1]).is_err() {
                 break;
@@ -277,16 +278,26 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         }
         setup.board.spent(Phase::Program, &mut clock);
         programs += 1;
-        if setup.alone && setup.board.turns_knobs() {
-            system::turn_back();
-        }
         if programs.is_multiple_of(RELEASE_EACH) {
             super::mirror::release_devices();
         }
         let found = if setup.alone {
-            let compare = request == [RUN_AND_COMPARE];
+            let compare = request != [RUN];
             let differs = || compare.then(|| baseline.violation()).flatten();
-            log.complaint().or_else(differs)
+            let leaked = || match request {
+                [RUN] => None,
+                [RUN_AND_SUSPECT] => leaks.grown().then(suspicion),
+                _ => leaks
+                    .grown()
+                    .then(|| convicted(setup, &mut leaks))
+                    .flatten(),
+            };
+            let complaint = log.complaint().or_else(differs);
+            if setup.board.violation().is_some() {
+                complaint
+            } else {
+                complaint.or_else(leaked)
+            }
         } else {
             None
         };
@@ -299,6 +310,37 @@ fn serve(setup: &Setup, mut requests: UnixStream) -> ! {
         }
     }
     super::sys::exit(0)
+}
+
+/// Runs the program that is loaded; the system is as before then, as far as
+/// programs change it on purpose.
+fn run_once(setup: &Setup) {
+    if setup.board.maps_device() {
+        setup.pfn.clear();
+    }
+    worker::run_program(setup);
+    if setup.alone && setup.board.turns_knobs() {
+        system::turn_back();
+    }
+}
+
+/// Counters that have grown, which may come from anywhere.
+fn suspicion() -> Violation {
+    Violation {
+        oracle: Oracle::Resources,
+        step: None,
+        title: "counters grow".into(),
+        detail: String::new(),
+    }
+}
+
+/// Whether the program makes a counter grow each time that it runs.
+fn convicted(setup: &Setup, leaks: &mut Leaks) -> Option<Violation> {
+    leaks.violation(setup.board.uses_devices(), || {
+        setup.board.rewind();
+        run_once(setup);
+        setup.board.violation().is_none()
+    })
 }
 
 /// Keeps the worker and its processes on the last CPU. Only one of them works at

@@ -53,6 +53,10 @@ impl Rule {
             return rule;
         }
         rule.mask = 0;
+        // the page map passes over device memory (walk_page_test())
+        if flags.has(Flags::PFN) {
+            return rule;
+        }
         if features.guard {
             rule.demand(bit::GUARD, flags.has(Flags::GUARD));
         }
@@ -104,7 +108,9 @@ impl Process<'_> {
             if flags.has(Flags::PROTECTED_UNSURE) {
                 model.settle_protection(self.me, number, entry & bit::UFFD_WP != 0);
             }
-            let loads = entry & bit::PRESENT != 0
+            // a remapped range is there as long as it is mapped
+            let present = entry & bit::PRESENT != 0 || flags.has(Flags::PFN.with(Flags::REMAPPED));
+            let loads = present
                 && rule.readable
                 && (rule.plain
                     || !model.is_closed(self.me, number)

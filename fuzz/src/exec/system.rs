@@ -14,7 +14,7 @@ const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 /// The group of all processes of programs, made by the session.
 const CGROUP: &str = "/sys/fs/cgroup/hugeprobe-fuzz";
 /// How much one pulse of reclaim asks for.
-const RECLAIM: &str = "4M";
+const RECLAIM: &str = "1M";
 /// A pass of khugepaged that takes longer is given up; the step's own limit tells.
 const PASS_LIMIT: Duration = Duration::from_secs(15);
 /// A sleeping khugepaged that has not scanned after this has missed the wake-up.

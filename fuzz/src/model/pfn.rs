@@ -54,17 +54,17 @@ impl Model {
         (Wanted::Exactly(0), touched)
     }
 
-    /// unmap_mapping_range() over part of the device, private copies included.
+    /// unmap_mapping_range() over part of the device. It does not find private mappings,
+    /// whose offset remap_pfn_range() has made a page frame number.
     pub(super) fn zap(&mut self, at: Addr, len: Len) -> (Wanted, Touched) {
         let first = at.page() % DEVICE_PAGES;
         let last = (first + len.pages()).min(DEVICE_PAGES);
         for process in &mut self.processes[..PROCESSES] {
             let hit = |page: &&mut Page| {
                 let offset = usize::from(page.offset);
-                page.flags.has(Flags::PFN) && (first..last).contains(&offset)
+                page.flags.has(Flags::PFN.with(Flags::SHARED)) && (first..last).contains(&offset)
             };
             for page in process.pages.iter_mut().filter(hit) {
-                page.flags.clear(Flags::OWN.with(Flags::DIRTY));
                 if page.flags.has(Flags::REMAPPED) {
                     page.flags.set(Flags::ZAPPED);
                 }
@@ -76,7 +76,12 @@ impl Model {
     /// What an access through the kernel must do (get_user_pages()), which refuses
     /// memory without pages.
     pub fn kernel_effect(&self, process: usize, page: usize, store: bool) -> Effect {
-        if self.processes[process].pages[page].flags.has(Flags::PFN) {
+        let flags = self.processes[process].pages[page].flags;
+        if flags.has(Flags::OWN) {
+            // a copy is a page like any other for who does not look at its area (GUP-fast)
+            return Effect::DoneOrBus;
+        }
+        if flags.has(Flags::PFN) {
             return Effect::Segv;
         }
         self.effect(process, page, store)
