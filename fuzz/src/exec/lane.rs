@@ -7,30 +7,24 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::access::{load_words, page_name};
-use super::check::Broken;
 use super::hold::{self, Scratch};
+use super::lane_access::Wrong;
 use super::mirror;
 use super::process::{self, Process, Setup};
 use super::rally::control;
 use super::sys;
 use super::track::Tracker;
-use super::violation::Oracle;
 use crate::kcov::Trace;
 use crate::model::content::Threads;
-use crate::model::history::{THREADS, race_stamp};
-use crate::model::outcome::Effects;
-use crate::model::page::{WORDS, describe, word};
 use crate::model::race::controls;
-use crate::model::{Effect, Facts, Model};
+use crate::model::{Facts, Model};
 use crate::program::race::LANES;
 use crate::program::{
-    Access, Addr, Advice, Clear, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step,
+    Addr, Advice, Clear, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step,
 };
-use selftests::guard::{self, Fault, Signal};
 
 /// A block that takes longer is not repeated any more; each step is carried
 /// out once all the same.
@@ -54,8 +48,8 @@ pub struct Ground<'a> {
 
 /// A thread.
 pub struct Lane<'a> {
-    ground: &'a Ground<'a>,
-    thread: usize,
+    pub(super) ground: &'a Ground<'a>,
+    pub(super) thread: usize,
     steps: Vec<(usize, Step)>,
     /// For each page of each load: who stores to it, if a stale load can be told.
     storing: Vec<Vec<Option<Threads>>>,
@@ -310,137 +304,6 @@ impl<'a> Lane<'a> {
         })
     }
 
-    /// What an access to a page may do, if areas were as they are now all the time.
-    fn effects(&self, who: usize, page: usize, store: bool, known: Known) -> Effects {
-        let rally = &self.ground.setup.rally;
-        if let Some(effect) = known.effect
-            && known.generation.is_multiple_of(2)
-            && rally.generation(who) == known.generation
-        {
-            return Effects::only(effect);
-        }
-        let track = rally.before().tracking(who);
-        rally.plan().effects(who, page, store, track)
-    }
-
-    fn known(&self, who: usize, page: usize, store: bool) -> Known {
-        let rally = &self.ground.setup.rally;
-        Known {
-            generation: rally.generation(who),
-            effect: rally.access(who, page, store),
-        }
-    }
-
-    fn store(&self, page: usize) -> Result<(), Wrong> {
-        let me = self.ground.me;
-        let history = self.ground.setup.rally.history();
-        let known = self.known(me, page, true);
-        let time = history.tick();
-        let stamp = race_stamp(time, me, self.thread % LANES, page);
-        let mut done = 0;
-        let mut found = Ok(());
-        for (index, offset) in WORDS.iter().enumerate() {
-            found = guard::write_words(sys::address(page) + offset, &[word(stamp, index)]);
-            if found.is_err() {
-                break;
-            }
-            done += 1;
-        }
-        fence(Ordering::SeqCst);
-        history.stored(self.thread, me, page, time, done);
-        agree(page, true, self.effects(me, page, true, known), found)
-    }
-
-    fn load(&self, page: usize, storing: Option<Threads>) -> Result<(), Wrong> {
-        let me = self.ground.me;
-        let last = self.last(me, page, storing);
-        let known = self.known(me, page, false);
-        let mut words = [0; 4];
-        let found = load_words(page, &mut words);
-        fence(Ordering::SeqCst);
-        agree(page, false, self.effects(me, page, false, known), found)?;
-        if found.is_ok() {
-            self.check_words((me, page), &words, last.as_ref())?;
-        }
-        Ok(())
-    }
-
-    /// The last complete stores to a page, where a stale load can be told.
-    fn last(&self, who: usize, page: usize, storing: Option<Threads>) -> Option<[u32; THREADS]> {
-        let board = self.ground.setup.board;
-        let steps = |index: usize| board.step(index);
-        let block = self.ground.setup.rally.block(&steps);
-        storing.map(|storing| block.last((who, page), storing))
-    }
-
-    fn check_words(
-        &self,
-        node: (usize, usize),
-        words: &[u64; 4],
-        last: Option<&[u32; THREADS]>,
-    ) -> Result<(), Wrong> {
-        let board = self.ground.setup.board;
-        let steps = |index: usize| board.step(index);
-        let block = self.ground.setup.rally.block(&steps);
-        for (index, found) in words.iter().enumerate() {
-            let wrong = |stale: bool| Wrong::Content {
-                node,
-                words: *words,
-                stale,
-            };
-            if !block.could_contain(node, *found, index) {
-                return Err(wrong(false));
-            }
-            if last.is_some_and(|last| block.is_stale(node, *found, index, last)) {
-                return Err(wrong(true));
-            }
-        }
-        Ok(())
-    }
-
-    fn remote(
-        &self,
-        peer: usize,
-        page: usize,
-        access: Access,
-        storing: Option<Threads>,
-    ) -> Result<(), Wrong> {
-        let rally = &self.ground.setup.rally;
-        let history = rally.history();
-        let store = access == Access::Store;
-        let pid = self.ground.setup.board.pid(peer);
-        let last = self.last(peer, page, storing);
-        let known = self.known(peer, page, store);
-        let time = history.tick();
-        let stamp = race_stamp(time, self.ground.me, self.thread % LANES, page);
-        let mut words = [0; 4];
-        if store {
-            words = std::array::from_fn(|i| word(stamp, i));
-        }
-        let count = sys::remote_bytes(pid, page, WORDS, &mut words, access);
-        fence(Ordering::SeqCst);
-        let done = usize::try_from(count).unwrap_or(0) / 8;
-        if store {
-            history.stored(self.thread, peer, page, time, done);
-        }
-        if count == -libc::ENOSYS as isize || rally.is_doomed(peer) {
-            return Ok(());
-        }
-        let effects = self.effects(peer, page, store, known);
-        let right = if done == 4 {
-            effects.done
-        } else {
-            effects.segv || effects.bus
-        };
-        if !right {
-            return Err(Wrong::Remote(page, count));
-        }
-        if !store && done == 4 {
-            self.check_words((peer, page), &words, last.as_ref())?;
-        }
-        Ok(())
-    }
-
     /// Forks. All but the last child end at once; that one goes on with the program.
     fn fork(&mut self, child: Proc, last: bool) -> i32 {
         let setup = self.ground.setup;
@@ -531,110 +394,6 @@ impl<'a> Lane<'a> {
                 process::violation(index, step, oracle, format!("{what}, racing"), detail);
             board.report(&violation);
         }
-    }
-}
-
-impl Ground<'_> {
-    /// For each page of a load: who stores to it, if a stale load can be told.
-    fn storing(&self, step: &Step) -> Vec<Option<Threads>> {
-        let board = self.setup.board;
-        let steps = |index: usize| board.step(index);
-        let block = self.setup.rally.block(&steps);
-        let (target, at, len) = match step.op {
-            Op::Read { at, len } => (self.me, at, len),
-            Op::Remote { peer, at, len, .. } => (peer.index(), at, len),
-            _ => return Vec::new(),
-        };
-        let pages = at.page()..(at.page() + len.pages()).min(PAGES);
-        pages.map(|page| block.storing((target, page))).collect()
-    }
-}
-
-/// What was known before an access.
-#[derive(Clone, Copy)]
-struct Known {
-    generation: u32,
-    effect: Option<Effect>,
-}
-
-/// What a thread found wrong; told only when nobody else runs any more.
-enum Wrong {
-    Errno(i32, i32),
-    Access(usize, bool, Effects, Result<(), Fault>),
-    Remote(usize, isize),
-    Content {
-        node: (usize, usize),
-        words: [u64; 4],
-        stale: bool,
-    },
-}
-
-impl Wrong {
-    fn describe(self, block: &crate::model::content::Block<'_>) -> Broken {
-        match self {
-            Self::Errno(wanted, got) => {
-                let what = process::returned(got, wanted);
-                (Oracle::Errno, what, String::new())
-            }
-            Self::Access(page, store, effects, found) => {
-                let access = if store { "store" } else { "load" };
-                let what = match found {
-                    Ok(()) => format!("{access} allowed"),
-                    Err(_) => format!("{access} refused"),
-                };
-                let found = found.map_or_else(|fault| fault.to_string(), |()| "done".into());
-                let page = page_name(page);
-                let detail = format!("{access} of {page}: expected {effects:?}, found {found}");
-                (Oracle::Permission, what, detail)
-            }
-            Self::Remote(page, count) => {
-                let detail = format!("{}: process_vm call gave {count}", page_name(page));
-                (Oracle::Permission, "remote access".into(), detail)
-            }
-            Self::Content { node, words, stale } => {
-                let what = if stale {
-                    "stale content"
-                } else {
-                    "wrong content"
-                };
-                let found: Vec<String> = words
-                    .iter()
-                    .enumerate()
-                    .map(|(i, found)| match found {
-                        0 => "zero".into(),
-                        found => describe(found.wrapping_sub(word(1, i) - 1)),
-                    })
-                    .collect();
-                let allowed = block
-                    .content(node)
-                    .map_or("an earlier or racing store".into(), |c| c.explain(0));
-                let detail = format!(
-                    "{} of p{}: found {}; last possible {allowed}; words {words:x?}",
-                    page_name(node.1),
-                    node.0,
-                    found.join(", ")
-                );
-                (Oracle::Content, what.into(), detail)
-            }
-        }
-    }
-}
-
-fn agree(
-    page: usize,
-    store: bool,
-    effects: Effects,
-    found: Result<(), Fault>,
-) -> Result<(), Wrong> {
-    let right = match found.map_err(|fault| fault.signal) {
-        Ok(()) => effects.done,
-        Err(Signal::Segv) => effects.segv,
-        Err(Signal::Bus) => effects.bus,
-    };
-    if right {
-        Ok(())
-    } else {
-        Err(Wrong::Access(page, store, effects, found))
     }
 }
 

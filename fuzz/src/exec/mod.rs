@@ -18,6 +18,7 @@ mod hold;
 mod huge;
 mod klog;
 mod lane;
+mod lane_access;
 mod leaks;
 mod look;
 mod mirror;
