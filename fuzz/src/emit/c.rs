@@ -16,6 +16,10 @@ const FRAME: &str = include_str!("frame.c.in");
 /// Functions that only some operations need, each block behind its name.
 const SUPPORT: &str = include_str!("support.c.in");
 
+/// Said of a program whose steps race.
+const RACES: &str = "\n * Steps that race (those with a lane) are done one after another here: what\n * \
+    only a race shows, this does not show.";
+
 /// The C source of a program.
 pub fn c_source(program: &Program) -> String {
     let listing = Listing::of(program);
@@ -34,6 +38,7 @@ pub fn c_source(program: &Program) -> String {
         .replace("@ARENA@", &format!("{ARENA:#x}UL"))
         .replace("@OWNERS@", &owners.collect::<Vec<_>>().join(", "))
         .replace("@COUNT@", &program.steps.len().to_string())
+        .replace("@RACES@", if program.races() { RACES } else { "" })
         .replace("@WORDS@", &words.collect::<Vec<_>>().join(", "))
         .replace("@STORED@", &stored)
         .replace("@SUPPORT@", &support(&steps))

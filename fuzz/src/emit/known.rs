@@ -94,12 +94,15 @@ pub fn looks(model: &Model, who: usize) -> Vec<Call> {
         let (stamp, lazy) = model.content(who, page);
         let flags = model.pages(who)[page].flags;
         let dirty = flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE);
+        // A load would open a page that userfaultfd has closed.
+        let readable =
+            model.effect(who, page, false) == Effect::Done && !model.is_closed(who, page);
         let parts = [
             (lazy, LAZY),
             (dirty, DIRTY),
             (flags.has(Flags::PROTECTED), WP),
             (flags.has(Flags::PROTECTED_UNSURE), WP_ANY),
-            (model.effect(who, page, false) == Effect::Done, READABLE),
+            (readable, READABLE),
         ];
         let known = parts.iter().filter(|(is, _)| *is);
         (page, stamp, known.fold(0, |sum, (_, bit)| sum | bit))

@@ -287,7 +287,13 @@ impl Thinker {
     fn done(&mut self, who: usize, owner: usize, store: bool, pages: Vec<usize>) -> Vec<Run> {
         runs(pages.into_iter().map(|page| {
             if !store {
-                return content(&self.model, owner, page);
+                let found = content(&self.model, owner, page);
+                if who == owner {
+                    self.model.loaded(owner, page);
+                } else {
+                    self.model.unsettle_closed(owner, page);
+                }
+                return found;
             }
             let stamp = self.model.next_stamp(who, page);
             self.model.stored(owner, page, stamp);

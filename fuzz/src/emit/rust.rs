@@ -10,6 +10,9 @@ use crate::program::Program;
 use crate::text;
 
 const FRAME: &str = include_str!("test.rs.in");
+/// Said of a program whose steps race.
+const RACES: &str = " Steps that race (those with a lane)\n\
+    //! are done one after another here: what only a race shows, this does not show.";
 /// What a test may have to import beside the frame's own.
 const MAPPING: [&str; 1] = ["Prot"];
 const REPLAY: [&str; 7] = [
@@ -42,6 +45,7 @@ pub fn rust_source(program: &Program, name: &str) -> String {
                 .map(comment)
                 .collect::<String>(),
         )
+        .replace("@RACES@", if program.races() { RACES } else { "" })
         .replace("@NAME@", name)
         .replace("@OWNERS@", &owners.collect::<Vec<_>>().join(", "))
         .replace("@STORED@", &stored)

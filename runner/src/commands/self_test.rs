@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! `hugeprobe self-test`: all of hugeprobe's own tests, with a kernel for those
-//! that need a virtual machine, then one target from end to end on that kernel;
+//! that need a virtual machine, then two targets from end to end on that kernel;
 //! `make test`. `make run_tests` runs the other targets. The last line says how
 //! many tests truly ran.
 
@@ -20,8 +20,9 @@ use crate::programs::{self, Layout};
 use crate::report::{self, Outcome as Verdict};
 use crate::run::{self, Chosen, Results};
 
-/// The target that runs as a user would run it.
-const TARGET: &str = "pmd_split";
+/// The targets that run as a user would run them: one of ours, and a program of
+/// the fuzzers as campaigns write it down.
+const TARGETS: [&str; 2] = ["pmd_split", "replay"];
 /// Where its results go.
 const RESULTS: &str = "results/self-test";
 
@@ -58,8 +59,8 @@ pub fn run() -> Outcome {
     ] {
         sound &= cargo_test(checkout, selection, &kernel, &vng, &mut tally)?;
     }
-    let cli = Cli::try_parse_from(["hugeprobe", "run", "--output", RESULTS, TARGET])
-        .or_exit(Exit::Usage)?;
+    let words = ["hugeprobe", "run", "--output", RESULTS];
+    let cli = Cli::try_parse_from(words.iter().chain(&TARGETS)).or_exit(Exit::Usage)?;
     let Verb::Run(args) = cli.command else {
         unreachable!("it says run")
     };
