@@ -336,7 +336,7 @@ pub struct FuzzArgs {
     /// Say more
     #[arg(short, long)]
     pub verbose: bool,
-    /// Let the first machine come to harm, for hugeprobe's own tests
+    /// Let the first machine come to harm, or see a lie, for hugeprobe's own tests
     #[arg(long, value_enum, hide = true)]
     pub harm: Option<Harm>,
 }
@@ -363,6 +363,8 @@ pub enum Harm {
     Panic,
     /// The machine hangs
     Hang,
+    /// Programs are said to show a violation that they do not show
+    Lie,
 }
 
 impl Harm {
@@ -371,6 +373,7 @@ impl Harm {
         match self {
             Self::Panic => "panic",
             Self::Hang => "hang",
+            Self::Lie => "lie",
         }
     }
 }
@@ -384,6 +387,9 @@ pub struct ReproArgs {
     /// How many fresh machines try
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub machines: u32,
+    /// As in `hugeprobe fuzz`
+    #[arg(long, value_enum, hide = true)]
+    pub harm: Option<Harm>,
     /// The target, instead of that of the finding
     #[arg(long, value_enum, value_name = "TARGET")]
     pub target: Option<FuzzTarget>,
@@ -406,6 +412,7 @@ impl ReproArgs {
             unreachable!("it says fuzz")
         };
         args.target = self.target.unwrap_or(args.target);
+        args.harm = self.harm;
         if self.kernel != KernelArgs::default() {
             args.kernel = self.kernel.clone();
         }

@@ -263,3 +263,62 @@ fn a_killed_machine_is_replaced_and_a_stopped_campaign_goes_on() {
     }
     assert_eq!(number(after, "machines"), number(before, "machines") + 1);
 }
+
+/// Steps that a lie needs, and some that it does not.
+const LIE: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\n\
+                   p0 write at=0.0 len=512\n\
+                   p0 fork child=p1\n\
+                   p1 write at=0.0 len=1\n\
+                   p0 verify\n";
+
+#[test]
+fn programs_are_replayed_and_made_fewer_and_smaller() {
+    let dir = tempfile::tempdir().unwrap();
+    let corpus = dir.path().join("corpus");
+    std::fs::create_dir(&corpus).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(corpus.join(name), text).unwrap();
+    write("a", MEMBER);
+    write("b.txt", &format!("# says the same in more words\n{MEMBER}"));
+    write("c", &format!("{MEMBER}p0 munmap at=0.0 len=512\n"));
+    let run = |option: &str, path: &Path, lies: bool| {
+        let mut command = fuzz()?;
+        command.arg(option).arg(path);
+        if lies {
+            command.args(["--harm", "lie"]);
+        }
+        let output = command.output().unwrap();
+        Some((output.status.code(), text(&output)))
+    };
+    let Some((code, said)) = run("--check", &corpus, false) else {
+        return;
+    };
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("3 passed, 0 failed"), "{said}");
+
+    let minimised = dir.path().join("corpus.min");
+    let (code, said) = run("--cmin", &corpus, false).unwrap();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(minimised.join("a").exists(), "{said}");
+    assert!(!minimised.join("b.txt").exists(), "{said}");
+    assert!(minimised.join("c").exists(), "{said}");
+    assert_eq!(std::fs::read_dir(&corpus).unwrap().count(), 3);
+    // A result is not overwritten.
+    let (code, said) = run("--cmin", &corpus, false).unwrap();
+    assert_eq!(code, Some(2), "{said}");
+
+    let program = dir.path().join("lie.txt");
+    std::fs::write(&program, LIE).unwrap();
+    let (code, said) = run("--tmin", &program, false).unwrap();
+    assert_eq!(code, Some(4), "nothing is wrong with it: {said}");
+    let (code, said) = run("--tmin", &program, true).unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("O1 content: claimed after fork"), "{said}");
+    let small = std::fs::read_to_string(dir.path().join("lie.txt.min")).unwrap();
+    assert_eq!(small, "p0 fork child=p1\np0 verify\n");
+    assert_eq!(std::fs::read_to_string(&program).unwrap(), LIE);
+    write("d.txt", LIE);
+    let (code, said) = run("--check", &corpus, true).unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("3 passed, 1 failed"), "{said}");
+    assert!(said.contains("d.txt: O1 content: claimed"), "{said}");
+}

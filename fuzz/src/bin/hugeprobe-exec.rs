@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 use hugeprobe_fuzz::exec::Session;
+use hugeprobe_fuzz::harm::Harm;
 use hugeprobe_fuzz::mailbox::Mailbox;
 use hugeprobe_fuzz::program::{Program, Target};
 use hugeprobe_fuzz::{decode, emit, lines, outcomes, reduce, text};
@@ -302,6 +303,7 @@ fn run(
     programs: impl Iterator<Item = (String, Program)>,
 ) -> Result<u8, Failure> {
     let mut mailbox = Mailbox::find();
+    let harm = Harm::wanted();
     let mut pcs = BTreeSet::new();
     let (mut found, mut count) = (false, 0u64);
     let start = Instant::now();
@@ -312,6 +314,7 @@ fn run(
                 mailbox.begin(&text::print(&program));
             }
             let violation = session.run(&program).map_err(|e| (e.to_string(), 75))?;
+            let violation = violation.or_else(|| harm?.claim(&program));
             count += 1;
             let reached = session.cover().iter().map(|(_, pc, _)| pc);
             let fresh: Vec<u64> = reached.filter(|pc| pcs.insert(*pc)).collect();

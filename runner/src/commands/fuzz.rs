@@ -71,7 +71,6 @@ fn campaign(args: &FuzzArgs, lab: &Lab, store: &Store) -> Outcome {
         seed: args.seed,
         vms: args.vms,
         known: &known,
-        harm: args.harm,
         say: &mut say,
     };
     let fuzzed = campaign.run();
@@ -122,7 +121,7 @@ impl Show {
 fn covered(store: &Store, lab: &Lab) -> String {
     let pcs = store.path("pcs.txt");
     match &lab.kernel.vmlinux {
-        Some(vmlinux) if pcs.is_file() => cov::report::line(vmlinux, &pcs)
+        Some(vmlinux) if pcs.is_file() && lab.has_kcov() => cov::report::line(vmlinux, &pcs)
             .unwrap_or_else(|error| format!("no coverage: {error:#}\n")),
         _ => String::new(),
     }

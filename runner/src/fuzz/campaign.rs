@@ -15,7 +15,6 @@ use super::stats::{Sample, Speed, Totals, status_line};
 use super::store::{Record, Store, write_whole};
 use super::worker::{Message, Worker};
 use super::{svg, triage};
-use crate::cli::Harm;
 
 /// How often the state is shown and kept.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,8 +36,6 @@ pub struct Campaign<'a> {
     pub vms: u32,
     /// Bugs of mainline that are no findings.
     pub known: &'a [KnownBug],
-    /// What the first machine does to itself.
-    pub harm: Option<Harm>,
     /// Shows a line: the present state, or something that happened.
     pub say: &'a mut dyn FnMut(Say<'_>),
 }
@@ -140,7 +137,7 @@ impl Campaign<'_> {
                 until,
                 seed: self.seed.wrapping_add(number.wrapping_mul(SEEDS)),
                 known,
-                harm: self.harm.filter(|_| number == 0),
+                harm: self.lab.harm.filter(|_| number == 0),
                 tell: reports.clone(),
             });
         }

@@ -17,6 +17,7 @@ use super::finding::Finding;
 use super::lines::{self, Line, Ran};
 use super::minimise::Judge;
 use super::tools::Tools;
+use crate::cli::Harm;
 use crate::kernel::Kernel;
 
 /// One batch of programs is given this long, boot included.
@@ -45,6 +46,8 @@ pub struct Lab {
     pub scratch: PathBuf,
     /// Set when the user interrupts.
     pub interrupted: Arc<AtomicBool>,
+    /// What guests do to themselves, or lie about, for tests.
+    pub harm: Option<Harm>,
 }
 
 /// What a batch showed.
@@ -197,6 +200,13 @@ impl Lab {
         Ok(batch)
     }
 
+    /// Whether the kernel tells what it reaches.
+    pub fn has_kcov(&self) -> bool {
+        let config = self.kernel.config.as_deref();
+        let text = config.map(std::fs::read_to_string);
+        text.is_some_and(|text| text.is_ok_and(|text| text.contains("\nCONFIG_KCOV=y\n")))
+    }
+
     /// Whether the user has interrupted.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Relaxed)
@@ -209,9 +219,12 @@ impl Lab {
 
     fn command(&self, arguments: Vec<String>) -> Command {
         let program = vec![self.tools.exec.display().to_string()];
+        let mut env = vec![("HUGEPROBE_GUEST".to_owned(), "1".to_owned())];
+        let harm = self.harm.filter(|harm| *harm == Harm::Lie);
+        env.extend(harm.map(|harm| ("HUGEPROBE_HARM".to_owned(), harm.name().to_owned())));
         Command {
             argv: [program, arguments].concat(),
-            env: vec![("HUGEPROBE_GUEST".into(), "1".into())],
+            env,
             cwd: CWD.into(),
         }
     }

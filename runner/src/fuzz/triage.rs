@@ -55,7 +55,9 @@ pub fn triage(
         let small = smallest(lab, &record.finding, repeat)?;
         record.finding.program = small.program;
         store.update(record)?;
-        let reliability = reliability(lab, &record.finding)?;
+        let (reliability, detail) = reliability(lab, &record.finding)?;
+        // What was found belongs to the steps of the program that is shown.
+        record.finding.detail = detail.unwrap_or_else(|| record.finding.detail.clone());
         say(&format!(
             "{title}: {} steps, shown in {reliability} runs",
             record.finding.program.lines().count()
@@ -102,7 +104,8 @@ pub fn smallest(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<Min
 pub fn confirm(lab: &Lab, finding: &Finding, machines: u32) -> anyhow::Result<Tries> {
     let mut shown = 0;
     for _ in 0..machines {
-        shown += u32::from(try_once(lab, finding, repeats(&finding.program, false))?);
+        let repeat = repeats(&finding.program, false);
+        shown += u32::from(try_once(lab, finding, repeat)?.is_some());
     }
     Ok(Tries {
         shown,
@@ -110,40 +113,37 @@ pub fn confirm(lab: &Lab, finding: &Finding, machines: u32) -> anyhow::Result<Tr
     })
 }
 
-/// Whether a fresh machine shows the finding. Its console is evidence then.
-fn try_once(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<bool> {
+/// What a fresh machine shows of the finding. Its console is evidence then.
+fn try_once(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<Option<Finding>> {
     let batch = lab.run(std::slice::from_ref(&finding.program), repeat, false)?;
-    let shown = batch.findings.iter().any(|(_, f)| f.is_same(finding));
-    if shown {
+    let shown = batch.findings.into_iter().find(|(_, f)| f.is_same(finding));
+    if shown.is_some() {
         fs::write(lab.scratch.join(SHOWN), lab.console())?;
     }
-    Ok(shown)
+    Ok(shown.map(|(_, finding)| finding))
 }
 
 /// How many of ten runs show the finding, each in a machine of its own if that
-/// costs no boot; those of a bug that kills its machine in any case.
-fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<Tries> {
-    let runs: Vec<String> = vec![finding.program.clone(); RELIABILITY_RUNS as usize];
-    let mut shown = 0;
+/// costs no boot; those of a bug that kills its machine in any case. Also what
+/// one of them has shown.
+fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<(Tries, Option<String>)> {
+    let mut shown = Vec::new();
     if finding.kind == Kind::Death || lab.machine.template.is_some() {
         for _ in 0..RELIABILITY_RUNS {
-            shown += u32::from(try_once(lab, finding, 1)?);
+            shown.extend(try_once(lab, finding, 1)?);
         }
     } else {
-        let batch = lab.run(&runs, 1, true)?;
-        let mut programs: Vec<usize> = batch
-            .findings
-            .iter()
-            .filter(|(_, f)| f.is_same(finding))
-            .map(|(at, _)| *at)
-            .collect();
-        programs.dedup();
-        shown = u32::try_from(programs.len()).unwrap_or(RELIABILITY_RUNS);
+        let runs = vec![finding.program.clone(); RELIABILITY_RUNS as usize];
+        let mut found = lab.run(&runs, 1, true)?.findings;
+        found.retain(|(_, f)| f.is_same(finding));
+        found.dedup_by_key(|(at, _)| *at);
+        shown.extend(found.into_iter().map(|(_, finding)| finding));
     }
-    Ok(Tries {
-        shown,
+    let tries = Tries {
+        shown: u32::try_from(shown.len()).unwrap_or(RELIABILITY_RUNS),
         of: RELIABILITY_RUNS,
-    })
+    };
+    Ok((tries, shown.pop().map(|finding| finding.detail)))
 }
 
 /// Writes the report, the reproducers and the console beside the program.

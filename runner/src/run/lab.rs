@@ -67,6 +67,7 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<Lab, Failure> {
         tools: programs_of_guest,
         scratch: scratch.to_owned(),
         interrupted: interrupt::flag()?,
+        harm: args.harm,
     })
 }
 
