@@ -37,3 +37,4 @@ pub mod swap;
 pub mod thp;
 pub mod uffd;
 pub mod usermem;
+pub mod watch;

@@ -22,6 +22,8 @@ pub mod feature {
     pub const EVENT_FORK: u64 = 1 << 1;
     /// `UFFD_FEATURE_EVENT_REMAP`: so does memory moved by mremap.
     pub const EVENT_REMAP: u64 = 1 << 2;
+    /// `UFFD_FEATURE_WP_HUGETLBFS_SHMEM`: write-protection of files in memory.
+    pub const WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
     /// `UFFD_FEATURE_WP_UNPOPULATED`.
     pub const WP_UNPOPULATED: u64 = 1 << 13;
     /// `UFFD_FEATURE_WP_ASYNC`: writes resolve the protection themselves.

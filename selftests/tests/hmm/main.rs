@@ -24,6 +24,7 @@ mod exclusive;
 mod fork;
 mod large;
 mod migrate;
+mod mirror;
 mod pins;
 mod protect;
 mod scene;

@@ -12,7 +12,7 @@ use test_case::test_case;
 use crate::scene::{self, Baseline, all, small, untouched, whole};
 
 /// The device that gets small pages, and another one with the same memory.
-fn both(memory: Memory) -> (Dmirror, Dmirror) {
+pub fn both(memory: Memory) -> (Dmirror, Dmirror) {
     let other = match memory {
         Private => Dmirror::open_node(Node::second(Private)),
         Coherent => scene::open_for_huge(Coherent),

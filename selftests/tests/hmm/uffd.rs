@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use selftests::counters::{Expect, Snapshot};
 use selftests::hmm::Memory::{Coherent, Private};
 use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Span};
-use selftests::mapping::{PAGE, PMD, Region, page};
+use selftests::mapping::{PAGE, PMD, Prot, Region, page};
 use selftests::outcome::xfail;
 use selftests::pattern::{Content, FIRST, check_zero};
 use selftests::uffd::{Mode, Uffd, feature};
@@ -378,6 +378,10 @@ fn small_pages_keep_uffd_wp() {
     check("before");
     dev.to_dev(whole(&region)).unwrap();
     check("on the device");
+    // A change of permission there changes the permission only.
+    region.mprotect(region.all(), Prot::READ).unwrap();
+    region.mprotect(region.all(), Prot::READ_WRITE).unwrap();
+    check("read-only for a while");
     FIRST.check_all(&region);
     check("back in the system");
 }

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{PAGE, PAGES_PER_PMD, PMD, PUD, Prot, Region, Source, pages};
-use selftests::pagemap;
+use selftests::pagemap::{self, smaps};
 use selftests::pattern::{Content, FIRST, check_zero};
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{enter, thp};
+use selftests::{enter, settings, skip, thp};
 use test_case::test_case;
 
 use crate::cut::clear_soft_dirty;
@@ -179,4 +179,100 @@ fn mremap_unaligned() {
     };
     moved.check(&target, 1..513);
     assert_unmapped(&region, 0..512);
+}
+
+/// mremap of small pages from the middle of a page table on may move whole tables, but never what
+/// lies before them in the same table and belongs to another mapping.
+#[test]
+fn mremap_spares_the_mapping_before() {
+    enter!();
+    let mut region = filled_small(2);
+    // Another mapping in front of what moves: one with other permissions.
+    region
+        .mprotect(pages(0..100), Prot::READ)
+        .expect("mprotect");
+    let mut target = Region::reserved(2 * PMD).expect("address space");
+    region
+        .mremap_into(pages(100..1024), &mut target, 100 * PAGE, Source::Goes)
+        .expect("mremap");
+    FIRST.check(&target, 100..1024);
+    FIRST.check(&region, 0..100);
+    assert_read_only(&region, 0..100);
+    assert_inaccessible(&target, 0..100);
+}
+
+/// The same for what lies before the place where the pages go.
+#[test]
+fn mremap_spares_the_mapping_before_its_target() {
+    enter!();
+    let mut region = filled_small(2);
+    region.munmap(pages(0..100)).expect("munmap");
+    let mut target = filled_small(2);
+    target
+        .mprotect(pages(0..100), Prot::READ)
+        .expect("mprotect");
+    region
+        .mremap_into(pages(100..1024), &mut target, 100 * PAGE, Source::Goes)
+        .expect("mremap");
+    FIRST.check_all(&target);
+    assert_read_only(&target, 0..100);
+    assert_unmapped(&region, 0..1024);
+}
+
+/// mremap of locked memory that leaves the old mapping behind: the lock goes along, and only the
+/// new place is locked and counted as such.
+#[test]
+fn mremap_dontunmap_takes_the_lock_along() {
+    enter!();
+    let mut region = filled(1);
+    region
+        .mlock(region.all())
+        .unwrap_or_else(|errno| skip!("mlock of 2 MiB: {errno} (RLIMIT_MEMLOCK)"));
+    let mut target = Region::reserved(PMD).expect("address space");
+    let before = Snapshot::take();
+    region
+        .mremap_into(0..PMD, &mut target, 0, Source::Stays)
+        .expect("mremap");
+    let locked = |region: &Region| {
+        let vmas = smaps::vmas(region, &region.all());
+        vmas.iter()
+            .all(|vma| vma.flags.iter().any(|flag| flag == "lo"))
+    };
+    assert!(locked(&target), "the new place is not locked");
+    assert!(!locked(&region), "the old place is still locked");
+    Expect::new()
+        .unchanged(&["nr_mlock", "VmLck"])
+        .check(&before);
+    FIRST.next().fill_all(&region);
+    Expect::new()
+        .unchanged(&["nr_mlock", "VmLck"])
+        .check(&before);
+    FIRST.check_all(&target);
+    drop(target);
+    drop(region);
+    Expect::new()
+        .delta("nr_mlock", -512)
+        .delta("VmLck", -2048)
+        .check_settled(&before);
+}
+
+/// Memory that mremap leaves behind is memory of the process, too: all that is charged for both
+/// places is given back with them.
+#[test]
+fn mremap_dontunmap_is_charged() {
+    enter!();
+    let _quiet = settings::quiet();
+    let mut region = Region::private(64 * PMD).expect("address space");
+    let all = region.all();
+    let mut target = Region::reserved(all.len()).expect("address space");
+    let before = Snapshot::take();
+    region
+        .mremap_into(all, &mut target, 0, Source::Stays)
+        .expect("mremap");
+    let charged = before.delta(&Snapshot::take(), "meminfo/Committed_AS");
+    // Others on the machine charge and give back meanwhile, though less than that.
+    assert!(
+        charged.is_some_and(|kib| (100 << 10..160 << 10).contains(&kib)),
+        "{charged:?} kB were charged for 128 MiB that were left behind"
+    );
 }

@@ -2,100 +2,21 @@
 //! Another CPU that keeps writing while the entry changes: once the call has
 //! returned, a translation that this CPU still holds must not be used.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
 
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
 use selftests::mapping::{Advice, PMD, Prot, Region, Source, pages};
 use selftests::pagemap::{self, scan};
 use selftests::pattern::FIRST;
 use selftests::uffd::{Mode, Uffd, feature};
+use selftests::watch::{Watch, bind_to, two_cpus};
 use selftests::{child, enter, guard, settings, skip, thp};
 use test_case::test_case;
 
 use crate::fixture::*;
+use crate::shared::Mapped;
 
 /// The page that is written.
 const PAGE: usize = 9;
-
-/// Two CPUs of this process: for the call, and for the writer.
-fn two_cpus() -> [CpuSet; 2] {
-    let allowed = sched_getaffinity(Pid::from_raw(0)).expect("our own CPUs");
-    let mut single = (0..CpuSet::count())
-        .filter(|cpu| allowed.is_set(*cpu).unwrap_or(false))
-        .map(|cpu| {
-            let mut set = CpuSet::new();
-            set.set(cpu).expect("a CPU within the set");
-            set
-        });
-    match (single.next(), single.next()) {
-        (Some(a), Some(b)) => [a, b],
-        _ => skip!("only one CPU (give the guest two)"),
-    }
-}
-
-/// Runs on this thread only there.
-fn bind_to(cpu: &CpuSet) {
-    sched_setaffinity(Pid::from_raw(0), cpu).expect("a CPU that we may use");
-}
-
-/// What a writer shares with who watches it.
-#[derive(Default)]
-struct Watch {
-    /// Stores so far.
-    stores: AtomicU64,
-    /// The call has returned.
-    returned: AtomicBool,
-    /// The writer shall end.
-    end: AtomicBool,
-}
-
-impl Watch {
-    /// Stores to `at` until one faults; `true` when none did after the call had
-    /// returned.
-    fn write(&self, at: usize) -> bool {
-        // A watcher that panicked tells nobody to end.
-        let deadline = Instant::now() + child::PATIENCE;
-        loop {
-            let returned = self.returned.load(Ordering::SeqCst);
-            let number = self.stores.fetch_add(1, Ordering::SeqCst);
-            if guard::store(at, number as u8).is_err() {
-                return false;
-            }
-            let late = number.is_multiple_of(4096) && Instant::now() > deadline;
-            if returned || late || self.end.load(Ordering::SeqCst) {
-                return true;
-            }
-        }
-    }
-
-    /// Loads from `at` until the call has returned and once more after that;
-    /// what it found last.
-    fn read(&self, at: usize) -> u8 {
-        let deadline = Instant::now() + child::PATIENCE;
-        loop {
-            let returned = self.returned.load(Ordering::SeqCst);
-            let number = self.stores.fetch_add(1, Ordering::SeqCst);
-            let found = guard::load(at).expect("a load from our own memory");
-            let late = number.is_multiple_of(4096) && Instant::now() > deadline;
-            if returned || late || self.end.load(Ordering::SeqCst) {
-                return found;
-            }
-        }
-    }
-
-    /// Waits until the writer, or reader, has run for a while.
-    #[track_caller]
-    fn wait_for_stores(&self) {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        let enough = self.stores.load(Ordering::SeqCst) + 1000;
-        while self.stores.load(Ordering::SeqCst) < enough {
-            assert!(Instant::now() < deadline, "the writer does not run");
-            std::thread::yield_now();
-        }
-    }
-}
 
 /// Takes the permission or the mapping away while another CPU writes.
 #[test_case(|r| r.mprotect(0..PMD, Prot::READ).map(nothing).expect("mprotect"); "mprotect_whole")]
@@ -117,6 +38,15 @@ fn no_store_after(operation: fn(&mut Region) -> Kept) {
 fn no_store_to_small_pages_after(operation: fn(&mut Region) -> Kept) {
     enter!();
     no_store_to(filled_small(1), operation);
+}
+
+/// The same with the pages of a huge page that was split, which are changed in one go.
+#[test_case(|r| r.mprotect(0..PMD, Prot::READ).map(nothing).expect("mprotect"); "mprotect_all")]
+#[test_case(|r| r.munmap(0..PMD).map(nothing).expect("munmap"); "munmap_all")]
+#[test_case(|r| move_away(r, 0..PMD); "mremap_of_the_table")]
+fn no_store_to_split_pages_after(operation: fn(&mut Region) -> Kept) {
+    enter!();
+    no_store_to(Mapped::Split.memory(), operation);
 }
 
 #[track_caller]
@@ -293,6 +223,8 @@ impl Tracking {
 /// store is done: nothing reads the page that was mapped before.
 #[test_case(thp::obtain_huge_zero; "huge_zero_page")]
 #[test_case(thp::obtain; "shared_huge_page")]
+#[test_case(|count| small(count, |at| guard::load(at).map(drop)); "zero_page")]
+#[test_case(|count| small(count, |at| guard::store(at, 0)); "shared_page")]
 fn no_load_of_the_old_page_after(obtain: fn(usize) -> Region) {
     enter!();
     let [here, there] = two_cpus();
@@ -324,6 +256,17 @@ fn no_load_of_the_old_page_after(obtain: fn(usize) -> Region) {
     child.line().send(0);
     child.join();
     assert_eq!(found, 0x5a, "what another CPU reads after a store");
+}
+
+/// Memory of small pages, each touched.
+fn small(count: usize, touch: fn(usize) -> Result<(), guard::Fault>) -> Region {
+    let region = Region::private(count * PMD).expect("address space");
+    // Without huge pages in the kernel there is nothing to forbid.
+    let _ = region.madvise(region.all(), Advice::NoHugePage);
+    for number in 0..count * 512 {
+        touch(region.page_addr(number)).expect("our own memory");
+    }
+    region
 }
 
 /// Stores of another CPU that come after MADV_DONTNEED reach the new page.

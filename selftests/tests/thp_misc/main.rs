@@ -2,7 +2,10 @@
 //! Huge pages of every size outside of what the other targets look at: how a fault makes them,
 //! how debugfs splits the pages themselves, and how they go through swap, reclaim and locking.
 
+mod deferred;
 mod fault;
+mod files;
+mod moves;
 mod sizes;
 mod split;
 mod split_files;
