@@ -25,6 +25,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import threading
 
 import mutants
 
@@ -33,6 +34,8 @@ TARGETS = ("pmd_split", "thp_misc", "hmm", "khugepaged", "pfnmap", "pud_split")
 # What selftests/targets.toml wants for all targets together.
 BOOT = ["--mem", "8G", "--append",
         "memmap=1G$0x180000000 memmap=1G%0x1c0000000-1+0xefffffff dax_hmem.region_idle=1"]
+# Seconds that a guest may be silent beyond the longest time limit of a test.
+SILENCE = 60
 MODULE = "start=0x180000000 size=0x40000000"
 # Arguments of the C programs, much as run_vmtests.sh has them; all others take none.
 C_RUNS = {
@@ -117,12 +120,23 @@ class Screen:
             "module": f"{module} {MODULE}" if module.exists() else None}))
         command = [str(mutants.HUGEPROBE), "boot", "--kernel", str(self.out / "bzImage"), *BOOT,
                    "--exec", f"python3 {GUEST} {job}"]
-        with open(self.folder / f"{self.side}-console.log", "a") as errors:
+        with (open(self.folder / f"{self.side}-console.log", "a") as errors,
+              open(self.folder / f"{self.side}-events.log", "w") as events):
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
                                        text=True, errors="replace")
+            # A guest may be alive and this job not: a process that cannot be killed, say.
+            alarm, silence = None, SILENCE + max(test["limit"] for test in tests.values())
             for line in process.stdout:
+                if alarm:
+                    alarm.cancel()
+                alarm = threading.Timer(silence, process.terminate)
+                alarm.start()
                 if line.startswith("@@"):
+                    events.write(line)
+                    events.flush()
                     yield json.loads(line[2:])
+            if alarm:
+                alarm.cancel()
             process.wait()
         yield {"event": "gone"}
 
@@ -142,7 +156,7 @@ def reach(args):
     names = [name for name in screen.tests if screen.side == "c" or args.all or name in representatives(screen.tests)]
     if args.names:
         names = [name for name in names if any(re.search(pattern, name) for pattern in args.names)]
-    limit = 900 if screen.side == "c" else 180
+    limit = 900 if screen.side == "c" else 60
     deaths = 0
     while True:
         known = screen.noted("reach", "test")
@@ -231,7 +245,7 @@ class Choice:
 
     def limited(self, name):
         entry = self.entry(name)
-        return {**self.screen.tests[name], "limit": int(25 + 6 * entry["seconds"]),
+        return {**self.screen.tests[name], "limit": int(12 + 5 * entry["seconds"]),
                 "failed": entry["failed"], "kernel": entry["kernel"]}
 
 

@@ -26,6 +26,7 @@ COMPLAINT = re.compile(
 # After one of these nothing that follows can be believed.
 LASTING = re.compile(r"^BUG: (?!Bad rss|non-zero pgtables)|kernel BUG|Oops|general protection|blocked for more"
                      r"|soft lockup|corruption|stall")
+LATE = re.compile(r"Bad rss|non-zero pgtables")
 ENVIRONMENT = {"HUGEPROBE_GUEST": "1", "HOME": "/root", "TERM": "dumb", "TMPDIR": "/tmp",
                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -58,7 +59,7 @@ class Log:
     def complaints(self):
         """The complaints since the last call; counters of vm.stat_refresh among them."""
         found = []
-        while True:
+        for _ in range(20000):  # a kernel may complain without end
             try:
                 record = os.read(self.fd, 8192).decode(errors="replace")
             except BlockingIOError:
@@ -69,6 +70,7 @@ class Log:
             counter = re.match(r"vmstat_refresh: (\S+) -(\d+)", text)
             if COMPLAINT.search(text) or (counter and int(counter[2]) > 32):
                 found.append(re.sub(r"(CPU: \d+ |PID: \d+|0x[0-9a-f]+|pid:?\d+|#\d+)", "", text)[:160])
+        return found
 
 
 SETTINGS = ("/sys/kernel/mm/transparent_hugepage/**/*", "/proc/sys/vm/*", "/proc/sys/kernel/numa_balancing")
@@ -201,11 +203,16 @@ def verdict_of_c(output, code):
     return ("fail" if failed or code == 1 else "skip" if code == 4 else "pass"), failed + [f"results: {results}"]
 
 
+def plain(complaint):
+    """A complaint without the CPU and the process it came from."""
+    return re.sub(r",? (on )?CPU.*| Comm:.*", "", complaint)
+
+
 def new_in(result, usual):
     """What `result` complains of and the unmutated kernel does not."""
-    known = set(usual.get("failed", [])) | set(usual.get("kernel", []))
+    known = set(usual.get("failed", [])) | {plain(what) for what in usual.get("kernel", [])}
     of_tests = [what for what in result["failed"] if what not in known and not what.startswith("results:")]
-    return of_tests + [f"the kernel: {what}" for what in result["kernel"] if what not in known]
+    return of_tests + [f"the kernel: {what}" for what in result["kernel"] if plain(what) not in known]
 
 
 def screen(job):
@@ -232,7 +239,8 @@ def screen(job):
                 say(event="caught", row=row["name"], test=name, news=news)
                 return say(event="stop", why=f"{row['name']} in {name}")
             control = guest.run("none", test)
-            unsteady = new_in(control, test)
+            # Counters that went wrong before are told of when a process ends, maybe only now.
+            unsteady = [what for what in new_in(control, test) if not LATE.search(what)]
             if unsteady:
                 say(event="unsteady", row=row["name"], test=name, news=unsteady)
                 return say(event="stop", why=f"{name} fails without {row['name']}, too")
