@@ -7,6 +7,7 @@
 //! counters that are exact once they are folded.
 
 use std::fs::File;
+use std::time::Duration;
 
 use super::baseline::{content, settle};
 use super::violation::{Oracle, Violation};
@@ -57,14 +58,14 @@ impl Leaks {
         with_devices: bool,
         mut run: impl FnMut() -> bool,
     ) -> Option<Violation> {
-        let first = self.read();
+        let first = self.read_freed();
         let mut before = first;
         let mut grows = [true, !with_devices, true];
         for _ in 0..ROUNDS {
             if !run() {
                 return None;
             }
-            let now = self.read();
+            let now = self.read_freed();
             for i in 0..now.len() {
                 grows[i] &= now[i] > before[i];
             }
@@ -85,6 +86,17 @@ impl Leaks {
                 first[index], before[index]
             ),
         })
+    }
+
+    /// The counters when what the last program had is freed: page tables wait for a
+    /// grace period of RCU.
+    fn read_freed(&self) -> Counts {
+        for _ in 0..2 {
+            // SAFETY: a barrier without effect on memory of ours; it waits for a grace period.
+            unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        self.read()
     }
 
     fn read(&self) -> Counts {
