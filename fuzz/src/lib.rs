@@ -32,4 +32,5 @@ pub mod mutate;
 pub mod outcomes;
 pub mod program;
 pub mod reduce;
+pub mod signal;
 pub mod text;

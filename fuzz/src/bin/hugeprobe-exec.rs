@@ -17,7 +17,7 @@ use hugeprobe_fuzz::exec::Session;
 use hugeprobe_fuzz::harm::Harm;
 use hugeprobe_fuzz::mailbox::Mailbox;
 use hugeprobe_fuzz::program::{Program, Target};
-use hugeprobe_fuzz::{decode, emit, lines, outcomes, reduce, text};
+use hugeprobe_fuzz::{decode, emit, lines, outcomes, reduce, signal, text};
 
 /// Run programs of memory-management operations and check them.
 #[derive(Parser)]
@@ -52,6 +52,18 @@ enum Verb {
     /// Get ready, say so, and do what standard input says: the arguments of
     /// `run`, one a line
     Hold,
+    /// Print which call sites each program reaches first, or say how many reach theirs again
+    Signal {
+        /// The programs
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// What another machine printed
+        #[arg(long, value_name = "FILE")]
+        expect: Option<PathBuf>,
+        /// Run on this kernel although it is not a guest made for it
+        #[arg(long)]
+        yes_fuzz_this_kernel: bool,
+    },
     /// Draw programs and run them
     Random {
         /// How many
@@ -137,6 +149,12 @@ fn main() -> ExitCode {
             rounds,
             yes_fuzz_this_kernel,
         } => read_all(&files).and_then(|programs| compare(&programs, rounds, yes_fuzz_this_kernel)),
+        Verb::Signal {
+            files,
+            expect,
+            yes_fuzz_this_kernel,
+        } => read_all(&files)
+            .and_then(|programs| signals(&programs, expect.as_deref(), yes_fuzz_this_kernel)),
         Verb::Random {
             count,
             seed,
@@ -389,6 +407,23 @@ fn compare(programs: &[(String, Program)], rounds: u32, consent: bool) -> Result
         lines::compared(runs, calls, checked, bare)
     ));
     Ok(0)
+}
+
+fn signals(
+    programs: &[(String, Program)],
+    expect: Option<&Path>,
+    consent: bool,
+) -> Result<u8, Failure> {
+    let failed = |e: hugeprobe_fuzz::exec::SessionError| (e.to_string(), 75);
+    let mut session = Session::start(consent).map_err(failed)?;
+    let Some(file) = expect else {
+        let signals = signal::record(&mut session, programs).map_err(failed)?;
+        return Ok(show(&signal::print(&signals)));
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| (format!("failed to read {}: {e}", file.display()), 2))?;
+    let repeated = signal::compare(&mut session, programs, &signal::parse(&text));
+    Ok(show(&format!("{}\n", repeated.map_err(failed)?.line())))
 }
 
 /// Appends at once: the next program may take the machine down.
