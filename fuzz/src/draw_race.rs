@@ -167,7 +167,7 @@ fn disturbed_store(
     if u.ratio(1, 3)? {
         add(Op::Read { at, len: few }, 3, 0);
     }
-    let wait = *u.choose(&[0, 1, 20, 200, 2000])?;
+    let wait = *u.choose(&[0, 20, 300, 2000, 5000])?;
     for op in disturbance(u, model, target, process, hot)? {
         add(op, 0, wait);
     }

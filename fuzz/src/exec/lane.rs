@@ -127,8 +127,15 @@ impl<'a> Lane<'a> {
         stay_on((self.thread % LANES).is_multiple_of(2));
         let kcov = ground.setup.lane_kcov.get(self.thread);
         self.trace = kcov.and_then(|kcov| kcov.trace().ok());
+        let works = !self.only_accesses();
+        if works {
+            rally.works(true);
+        }
         rally.arrive(board, turn);
         self.rounds();
+        if works {
+            rally.works(false);
+        }
         self.unpin();
         rally.finish(board, ground.me, turn);
         while board.turn() == turn {
@@ -141,31 +148,52 @@ impl<'a> Lane<'a> {
     fn rounds(&mut self) {
         let start = Instant::now();
         let count = |(_, step): &(usize, Step)| schedule(step).times;
-        let rounds = self.steps.iter().map(count).max().unwrap_or(0);
-        for round in 0..usize::from(rounds) {
-            for at in 0..self.steps.len() {
-                let (index, step) = self.steps[at];
-                let schedule = schedule(&step);
-                if round >= usize::from(schedule.times) {
-                    continue;
-                }
-                if self.ground.setup.board.turn() != self.ground.turn
-                    || self.ground.setup.rally.is_broken()
-                {
-                    return;
-                }
-                pause(schedule.wait);
-                let last = round + 1 == usize::from(schedule.times);
-                if let Err(broken) = self.step(at, index, &step, last) {
-                    self.report(index, &step, broken);
-                    return;
-                }
-                self.keep_coverage(round);
-            }
-            if start.elapsed() > BLOCK_LIMIT {
+        let rounds = usize::from(self.steps.iter().map(count).max().unwrap_or(0));
+        for round in 0..rounds {
+            if !self.round(round, |times| round < times) || start.elapsed() > BLOCK_LIMIT {
                 return;
             }
         }
+        // what races with the others goes on as long as they do
+        let mut round = rounds;
+        while rounds > 1
+            && self.only_accesses()
+            && self.ground.setup.rally.has_work()
+            && start.elapsed() < BLOCK_LIMIT
+            && self.round(round, |times| times > 1)
+        {
+            round += 1;
+        }
+    }
+
+    /// Whether the thread only loads and stores.
+    fn only_accesses(&self) -> bool {
+        let access = |op: &Op| matches!(op, Op::Read { .. } | Op::Write { .. });
+        self.steps.iter().all(|(_, step)| access(&step.op))
+    }
+
+    /// One round, of the steps that take part by how often they do. False if the block ends.
+    fn round(&mut self, round: usize, takes_part: impl Fn(usize) -> bool) -> bool {
+        for at in 0..self.steps.len() {
+            let (index, step) = self.steps[at];
+            let schedule = schedule(&step);
+            if !takes_part(usize::from(schedule.times)) {
+                continue;
+            }
+            if self.ground.setup.board.turn() != self.ground.turn
+                || self.ground.setup.rally.is_broken()
+            {
+                return false;
+            }
+            pause(schedule.wait);
+            let last = round + 1 == usize::from(schedule.times);
+            if let Err(broken) = self.step(at, index, &step, last) {
+                self.report(index, &step, broken);
+                return false;
+            }
+            self.keep_coverage(round);
+        }
+        true
     }
 
     /// Carries out one step. `last`: it is not carried out again.

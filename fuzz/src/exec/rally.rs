@@ -50,6 +50,8 @@ struct Shared {
     settled: [[AtomicBool; PAGES]; OBJECTS + 1],
     broken: AtomicBool,
     cover: AtomicBool,
+    /// Threads that do more than loads and stores, and have not finished.
+    working: AtomicU32,
 }
 
 /// A handle on the shared state; processes made by fork share it.
@@ -155,6 +157,7 @@ impl Rally {
         shared.broken.store(false, Ordering::SeqCst);
         shared.cover.store(false, Ordering::SeqCst);
         shared.ready.store(0, Ordering::SeqCst);
+        shared.working.store(0, Ordering::SeqCst);
         let counts = shared.threads.iter();
         let expected: u32 = counts.map(|count| count.load(Ordering::SeqCst)).sum();
         shared.expected.store(expected, Ordering::SeqCst);
@@ -263,6 +266,21 @@ impl Rally {
     pub fn finish(&self, board: &Board, who: usize, turn: u32) {
         self.shared().finished[who].fetch_add(1, Ordering::SeqCst);
         self.end_if_over(board, turn);
+    }
+
+    /// A thread that does more than loads and stores begins, or has done its steps.
+    pub fn works(&self, begins: bool) {
+        let working = &self.shared().working;
+        if begins {
+            working.fetch_add(1, Ordering::SeqCst);
+        } else {
+            working.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Whether there are such threads.
+    pub fn has_work(&self) -> bool {
+        self.shared().working.load(Ordering::SeqCst) > 0
     }
 
     /// A process is about to end inside the block.
