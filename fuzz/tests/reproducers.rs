@@ -2,6 +2,8 @@
 //! `repro.rs` as campaigns write it: compiles as it is, and is a test. That it
 //! also holds is seen in guests, where target `replay` runs one of them.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
