@@ -21,6 +21,7 @@ const TEMPLATE: &str = include_str!("page.html");
 #[derive(Serialize)]
 struct Page<'a> {
     tally: String,
+    kernel: String,
     facts: Vec<(String, String)>,
     failures: Vec<&'a Test<'a>>,
     stray: Vec<String>,
@@ -30,6 +31,7 @@ struct Page<'a> {
 #[derive(Serialize)]
 struct Target<'a> {
     name: &'a str,
+    tally: String,
     tests: Vec<Test<'a>>,
 }
 
@@ -59,6 +61,7 @@ pub fn write(report: &Report, decoded: &Decoded, mut out: impl Write) -> io::Res
         .into_iter()
         .map(|(name, tests)| Target {
             name,
+            tally: super::model::tally(&tests),
             tests: tests
                 .into_iter()
                 .map(|test| row(report, decoded, test))
@@ -67,6 +70,7 @@ pub fn write(report: &Report, decoded: &Decoded, mut out: impl Write) -> io::Res
         .collect();
     let page = Page {
         tally: report.tally(),
+        kernel: format!("kernel {}", report.release),
         facts: facts(report),
         failures: targets
             .iter()
@@ -107,7 +111,7 @@ fn row<'a>(report: &Report, decoded: &Decoded, test: &'a TestReport) -> Test<'a>
         words: test.outcome.words(),
         reason: &test.reason,
         failed,
-        notes: test.not_applicable().collect(),
+        notes: notes(test),
         seconds: format!("{:.1}", test.duration_ms as f64 / 1000.0),
         output: output.join("\n"),
         splat: decoded
@@ -119,7 +123,14 @@ fn row<'a>(report: &Report, decoded: &Decoded, test: &'a TestReport) -> Test<'a>
     }
 }
 
-/// What the page's head table shows.
+/// What does not apply to this kernel, each once.
+fn notes(test: &TestReport) -> Vec<&str> {
+    let mut notes: Vec<&str> = test.not_applicable().collect();
+    notes.dedup();
+    notes
+}
+
+/// What the table of the environment shows.
 fn facts(report: &Report) -> Vec<(String, String)> {
     let mut facts = vec![(
         "kernel".to_owned(),

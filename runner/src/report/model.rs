@@ -168,18 +168,7 @@ impl Report {
 
     /// `12 passed, 1 failed, 2 skipped`: every outcome that occurs.
     pub fn tally(&self) -> String {
-        let counts = Outcome::ALL
-            .iter()
-            .filter_map(|&outcome| match self.count(outcome) {
-                0 => None,
-                count => Some(format!("{count} {}", outcome.words())),
-            });
-        let tally = counts.collect::<Vec<_>>().join(", ");
-        if tally.is_empty() {
-            "no tests".into()
-        } else {
-            tally
-        }
+        tally(&self.tests.iter().collect::<Vec<_>>())
     }
 
     /// Machines that ended in a way no test was blamed for.
@@ -233,6 +222,23 @@ impl Report {
             }
         }
         targets
+    }
+}
+
+/// How many of these tests ended how, in words.
+pub fn tally(tests: &[&TestReport]) -> String {
+    let count = |outcome| tests.iter().filter(|test| test.outcome == outcome).count();
+    let counts = Outcome::ALL
+        .iter()
+        .filter_map(|&outcome| match count(outcome) {
+            0 => None,
+            count => Some(format!("{count} {}", outcome.words())),
+        });
+    let tally = counts.collect::<Vec<_>>().join(", ");
+    if tally.is_empty() {
+        "no tests".into()
+    } else {
+        tally
     }
 }
 
