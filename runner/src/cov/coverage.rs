@@ -46,7 +46,7 @@ pub struct Coverage {
     /// Addresses that are no call site of this kernel; they come from another
     /// one, or from modules.
     pub unknown: u32,
-    /// Files with call sites, the huge-page ones first, then by name.
+    /// Files with call sites, the huge-page ones first, headers last, by name.
     pub files: Vec<File>,
 }
 
@@ -173,7 +173,7 @@ impl Files {
         files.retain(|file| file.sites.all > 0 || is_ours(&file.name));
         let rank = |file: &File| {
             let core = HUGE_CORE.iter().position(|name| *name == file.name);
-            core.unwrap_or(HUGE_CORE.len())
+            (core.unwrap_or(HUGE_CORE.len()), !file.name.ends_with(".c"))
         };
         files.sort_by_key(rank);
         files
