@@ -31,6 +31,8 @@ HUGEPROBE = HERE.parent / "target/x86_64-unknown-linux-gnu/debug/hugeprobe"
 WORK = HERE.parent / "target/vs-c"
 # Seconds between two looks at the events.
 POLL = 0.02
+# Seconds for all C programs together; those that wait for khugepaged take minutes.
+LIMIT = "3600"
 
 
 def source(kernel):
@@ -78,7 +80,7 @@ def measure(suites, arguments, count):
     targets = dict.fromkeys(test.split("\\.")[0] for test in tests)
     regex = "|".join(f"({test})" for test in [r"bench\.vs_c::c_suites", *tests])
     command = [
-        HUGEPROBE, "run", "--output", WORK / "results", "--append", f"hugeprobe.c_suites={built}/suites",
+        HUGEPROBE, "run", "--timeout", LIMIT, "--output", WORK / "results", "--append", f"hugeprobe.c_suites={built}/suites",
         "--tests", f"^({regex})$", *arguments, "bench", *targets]
     (WORK / "results/events.jsonl").unlink(missing_ok=True)
     environment = counting(WORK / "bin") if count else None
@@ -173,6 +175,9 @@ def main():
         spent = sum((cost for cost, _ in mine.values()), Cost())
         verdicts = [verdict for _, verdict in mine.values()]
         counts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        if name not in c:
+            print(f"{name}: the C program did not end; see target/vs-c/results")
+            continue
         theirs, totals = c[name]
         print(f"{name}: C {theirs} ({'; '.join(totals)})")
         print(f"{name}: ours {spent} ({counts})")
