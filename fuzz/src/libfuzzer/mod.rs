@@ -9,6 +9,7 @@
 pub mod plain;
 
 use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -27,6 +28,9 @@ use crate::text;
 
 /// Call sites that have a counter; the kernel's mm/ has about 47000.
 const COUNTERS: usize = 1 << 17;
+/// A call site that was new this often and did not repeat comes by chance: of
+/// interrupts, or of what other programs left behind. Each would cost a run again.
+const DOUBTS: u8 = 4;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -58,6 +62,8 @@ struct Fuzzer {
     /// Counter of each cell of the coverage, 0 for none yet, else index + 1.
     counter_of: Vec<u32>,
     used: usize,
+    /// How often a second run did not reach a call site that was new.
+    doubts: HashMap<usize, u8>,
     /// Where call sites are written down as they get a counter.
     pcs: Option<File>,
 }
@@ -92,6 +98,7 @@ pub fn init(target: Target) {
         said: Instant::now(),
         counter_of: vec![0; crate::exec::cover::CELLS],
         used: 0,
+        doubts: HashMap::new(),
         pcs: std::env::var_os("HUGEPROBE_PCS").and_then(|path| {
             let file = OpenOptions::new().append(true).create(true).open(path);
             file.ok()
@@ -179,14 +186,18 @@ impl Fuzzer {
             .collect();
         fresh.sort_unstable();
         // what only one of two runs reaches does not count as new
-        let repeated = if fresh.is_empty() {
+        let ran_twice = !fresh.iter().all(|cell| self.is_doubtful(*cell));
+        let repeated = if !ran_twice {
             first
         } else {
-            self.once(&program)
+            let second = self.once(&program);
+            self.doubt(&fresh, &second);
+            second
         };
         let mut reached = String::new();
         for (cell, pc, count) in &repeated {
-            if self.counter_of[*cell] == 0
+            if ran_twice
+                && self.counter_of[*cell] == 0
                 && fresh.binary_search(cell).is_ok()
                 && self.used < COUNTERS
             {
@@ -210,6 +221,20 @@ impl Fuzzer {
             );
         }
         true
+    }
+
+    /// Whether a call site was new so often without a second run that reached it
+    /// again that it is no reason for one. It still counts once two runs reach it.
+    fn is_doubtful(&self, cell: usize) -> bool {
+        self.doubts.get(&cell).is_some_and(|times| *times >= DOUBTS)
+    }
+
+    fn doubt(&mut self, fresh: &[usize], second: &[(usize, u64, u8)]) {
+        let again: HashSet<usize> = second.iter().map(|(cell, ..)| *cell).collect();
+        for cell in fresh.iter().filter(|cell| !again.contains(cell)) {
+            let times = self.doubts.entry(*cell).or_default();
+            *times = times.saturating_add(1);
+        }
     }
 
     fn assign(&mut self, cell: usize, pc: u64) {
