@@ -31,7 +31,7 @@ matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one rep
 test: hugeprobe ## The project's own tests, in virtual machines too
 	@$(HUGEPROBE) self-test
 fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm, hmm, collapse or pfnmap; TIME=10m VMS=1)
-	@$(HUGEPROBE) fuzz $(FUZZ) $(if $(TIME),--time '$(TIME)') $(if $(VMS),--vms '$(VMS)') $(if $(O),--output '$(O)') $(kernel_args) $(guest_args)
+	@$(HUGEPROBE) fuzz $(FUZZ) $(if $(TIME),--time '$(TIME)') $(if $(VMS),--vms '$(VMS)') $(if $(filter-out 0,$(RACING)),--racing) $(if $(O),--output '$(O)') $(kernel_args) $(guest_args)
 install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
 	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
 clean: ## Remove what cargo built (kernels stay cached: see `hugeprobe doctor`)
@@ -49,6 +49,7 @@ help: ## This text
 #= O=dir          results folder (default: results/<time>)
 #= FUZZ= TIME=    what to fuzz and how long (TIME=10m)
 #= VMS=n          machines that fuzz at a time (VMS=1)
+#= RACING=1       let steps race in several threads, too
 #= CPUS= MEM=     CPUs and memory of the guest, such as MEM=6G
 #= TIMEOUT=secs   time limit for one test
 #= FAILFAST=1     stop at the first failure

@@ -324,6 +324,9 @@ pub struct FuzzArgs {
     /// How many machines fuzz at a time, with one corpus and different dice
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub vms: u32,
+    /// Let steps race in several threads, too; slow, and what races report needs a second look
+    #[arg(long)]
+    pub racing: bool,
     #[command(flatten)]
     pub instead: FuzzInstead,
     /// Folder of the campaign; one that exists goes on [default: results/fuzz/TARGET]
@@ -467,6 +470,7 @@ impl CovArgs {
             time: Duration::ZERO,
             seed: 0,
             vms: 1,
+            racing: false,
             instead: FuzzInstead::default(),
             output: None,
             kernel: self.kernel.clone(),

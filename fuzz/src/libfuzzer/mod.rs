@@ -13,6 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::avoid::Known;
@@ -132,17 +133,35 @@ pub fn run(data: &[u8]) -> bool {
 
 /// libFuzzer's custom mutator; the new size.
 pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: Target) -> usize {
-    let mut program = decode::from_input(&data[..size], target);
+    let mut program = program_of(&data[..size], target);
     mutate::mutate(&mut program, &entropy(seed), target);
+    one_at_a_time(&mut program);
     put(&program, data, max_size)
 }
 
 /// libFuzzer's custom crossover; the new size.
 pub fn cross(a: &[u8], b: &[u8], out: &mut [u8], seed: u32, target: Target) -> usize {
-    let (a, b) = (decode::from_input(a, target), decode::from_input(b, target));
+    let (a, b) = (program_of(a, target), program_of(b, target));
     let program = mutate::cross(&a, &b, &entropy(seed));
     let limit = out.len();
     put(&program, out, limit)
+}
+
+/// The program of an input.
+fn program_of(data: &[u8], target: Target) -> Program {
+    let mut program = decode::from_input(data, target);
+    one_at_a_time(&mut program);
+    program
+}
+
+/// Takes the schedules out, unless `HUGEPROBE_RACING=1` lets steps race. A race costs
+/// as much as ten programs without one.
+fn one_at_a_time(program: &mut Program) {
+    static RACING: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("HUGEPROBE_RACING").is_some_and(|value| value == "1"));
+    if !*RACING {
+        program.steps.iter_mut().for_each(|step| step.race = None);
+    }
 }
 
 /// Writes the text form, without the last steps if it is too long.
@@ -171,7 +190,7 @@ fn entropy(seed: u32) -> [u8; 256] {
 
 impl Fuzzer {
     fn run(&mut self, data: &[u8]) -> bool {
-        let program = decode::from_input(data, self.target);
+        let program = program_of(data, self.target);
         if program.steps.is_empty() {
             return true;
         }

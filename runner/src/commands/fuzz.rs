@@ -70,6 +70,7 @@ fn campaign(args: &FuzzArgs, lab: &Lab, store: &Store) -> Outcome {
         time: args.time,
         seed: args.seed,
         vms: args.vms,
+        racing: args.racing,
         known: &known,
         say: &mut say,
     };

@@ -34,6 +34,8 @@ pub struct Campaign<'a> {
     pub seed: u32,
     /// How many machines fuzz at a time.
     pub vms: u32,
+    /// Whether steps may race.
+    pub racing: bool,
     /// Bugs of mainline that are no findings.
     pub known: &'a [KnownBug],
     /// Shows a line: the present state, or something that happened.
@@ -134,6 +136,7 @@ impl Campaign<'_> {
                 lab: self.lab.beside(&format!("vm-{number}"))?,
                 store,
                 alone: self.vms == 1,
+                racing: self.racing,
                 until,
                 seed: self.seed.wrapping_add(number.wrapping_mul(SEEDS)),
                 known,

@@ -75,6 +75,8 @@ pub struct Worker<'a> {
     pub store: &'a Store,
     /// Whether no other worker adds to the corpus.
     pub alone: bool,
+    /// Whether steps may race.
+    pub racing: bool,
     /// When to stop.
     pub until: Instant,
     /// libFuzzer's seed.
@@ -239,6 +241,9 @@ impl Worker<'_> {
             let (file, offset) = template.shared_memory();
             let place = format!("{file}@{offset:#x}");
             env.push(("HUGEPROBE_MAILBOX".to_owned(), place));
+        }
+        if self.racing {
+            env.push(("HUGEPROBE_RACING".to_owned(), "1".to_owned()));
         }
         if let Some(harm) = self.harm.filter(|_| number == 1) {
             env.push(("HUGEPROBE_HARM".to_owned(), harm.name().to_owned()));
