@@ -387,7 +387,7 @@ impl<'a> Lane<'a> {
         let Some(trace) = &self.trace else { return };
         if round >= TRACED_ROUNDS && !round.is_multiple_of(8) {
             trace.reset();
-        } else if trace.is_half_full() && self.ground.setup.rally.try_cover() {
+        } else if trace.is_half_full() && self.ground.setup.rally.try_cover(self.ground.me) {
             self.collect(trace);
             self.ground.setup.rally.leave_cover();
         }
@@ -402,7 +402,7 @@ impl<'a> Lane<'a> {
 
     fn collect_at_the_end(&self) {
         let Some(trace) = &self.trace else { return };
-        while !self.ground.setup.rally.try_cover() {
+        while !self.ground.setup.rally.try_cover(self.ground.me) {
             std::thread::yield_now();
         }
         self.collect(trace);

@@ -49,7 +49,8 @@ struct Shared {
     counts: [[AtomicU32; 2]; MAX_STEPS],
     settled: [[AtomicBool; PAGES]; OBJECTS + 1],
     broken: AtomicBool,
-    cover: AtomicBool,
+    /// Which process collects coverage, from 1; 0: none.
+    cover: AtomicU32,
     /// Threads that do more than loads and stores, and have not finished.
     working: AtomicU32,
 }
@@ -155,7 +156,7 @@ impl Rally {
         let settled = shared.settled.iter().flatten();
         settled.for_each(|settled| settled.store(false, Ordering::Relaxed));
         shared.broken.store(false, Ordering::SeqCst);
-        shared.cover.store(false, Ordering::SeqCst);
+        shared.cover.store(0, Ordering::SeqCst);
         shared.ready.store(0, Ordering::SeqCst);
         shared.working.store(0, Ordering::SeqCst);
         let counts = shared.threads.iter();
@@ -360,14 +361,24 @@ impl Rally {
         self.shared().broken.load(Ordering::SeqCst)
     }
 
-    /// Takes the lock of the coverage, if it is free.
-    pub fn try_cover(&self) -> bool {
-        !self.shared().cover.swap(true, Ordering::Acquire)
+    /// Takes the lock of the coverage for a process, if it is free. Who ended inside the
+    /// block may have had it, and does not give it back.
+    pub fn try_cover(&self, who: usize) -> bool {
+        let lock = &self.shared().cover;
+        let holder = lock.load(Ordering::SeqCst);
+        let abandoned = (holder as usize)
+            .checked_sub(1)
+            .is_some_and(|who| self.is_dead(who));
+        let wanted = who as u32 + 1;
+        (holder == 0 || abandoned)
+            && lock
+                .compare_exchange(holder, wanted, Ordering::SeqCst, Ordering::SeqCst)
+                .is_ok()
     }
 
     /// Gives the lock of the coverage back.
     pub fn leave_cover(&self) {
-        self.shared().cover.store(false, Ordering::Release);
+        self.shared().cover.store(0, Ordering::SeqCst);
     }
 }
 
