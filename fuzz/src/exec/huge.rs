@@ -29,7 +29,11 @@ impl Process<'_> {
         // huge pages on a device do not show in the page map, and clear_refs
         // walks all memory of the process, the arena or not
         let everything = matches!(step.op, Op::ClearRefs { .. });
-        let mut countable = self.setup.alone && !self.setup.board.uses_devices() && !everything;
+        // a pin of a shared huge page of the other process unshares it there, which
+        // splits its PMD (do_huge_pmd_wp_page())
+        let elsewhere = matches!(step.op, Op::Remote { .. });
+        let mut countable =
+            self.setup.alone && !self.setup.board.uses_devices() && !everything && !elsewhere;
         for slot in 0..SLOTS {
             let model = self.setup.board.model();
             let fate = model.fate(step, slot);
