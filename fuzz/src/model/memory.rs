@@ -198,6 +198,9 @@ impl Model {
 
     /// Something may have acted like a store to any page of the range.
     pub(super) fn unsettle_protection(&mut self, who: usize, at: Addr, len: Len) {
+        for page in at.page()..(at.page() + len.pages()).min(PAGES) {
+            self.opened(who, page);
+        }
         self.range(who, at, len)
             .iter_mut()
             .for_each(Page::unsettle_protection);

@@ -13,7 +13,7 @@ use super::cache::{digest, write_whole};
 use super::dotconfig::{DotConfig, Lost, Wish, lost, merged_fragment};
 use super::error::KernelError;
 use super::kconfig::explain;
-use super::process::{command, describe, output_of, tail};
+use super::process::{self, command, describe, output_of, tail};
 use super::profile::Profile;
 use super::progress::Ui;
 
@@ -23,25 +23,11 @@ const STAMP: &str = "hugeprobe-config";
 
 /// A `make` of this kernel: out of tree, with the profile's variables.
 pub fn make(tree: &Path, build: &Path, profile: &Profile) -> Command {
-    let mut make = command("make");
+    let mut make = process::make();
     make.arg("-C")
         .arg(tree)
         .arg(format!("O={}", build.display()))
         .args(&profile.make);
-    // Values of the calling make (CPUS=, MEM=, -j of another job server) are
-    // not meant for the kernel's build.
-    for name in [
-        "MAKEFLAGS",
-        "MFLAGS",
-        "MAKEOVERRIDES",
-        "MAKELEVEL",
-        "KBUILD_OUTPUT",
-        "O",
-        "V",
-        "TARGETS",
-    ] {
-        make.env_remove(name);
-    }
     make
 }
 

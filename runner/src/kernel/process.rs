@@ -33,6 +33,25 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// A `make` that knows nothing of the `make` it may have been called by: that one's
+/// CPUS=, O= or job server are not meant for the kernel's build.
+pub fn make() -> Command {
+    let mut make = command("make");
+    for name in [
+        "MAKEFLAGS",
+        "MFLAGS",
+        "MAKEOVERRIDES",
+        "MAKELEVEL",
+        "KBUILD_OUTPUT",
+        "O",
+        "V",
+        "TARGETS",
+    ] {
+        make.env_remove(name);
+    }
+    make
+}
+
 /// The command as a user could type it, for messages.
 pub fn describe(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

@@ -2,11 +2,11 @@
 //! Builds our kernel modules against the kernel that will be booted.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::Layout;
 use crate::kernel::Kernel;
 use crate::kernel::cache::{Cache, digest};
+use crate::kernel::process;
 
 /// Why there is no module. The run goes on without it.
 #[derive(Debug, thiserror::Error)]
@@ -90,12 +90,11 @@ fn sources(dir: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
 
 fn make(build_dir: &Path, work: &Path, log: &Path) -> std::io::Result<std::process::ExitStatus> {
     let out = fs_err::File::create(log)?.into_file();
-    Command::new("make")
+    process::make()
         .arg("-C")
         .arg(build_dir)
         .arg(format!("M={}", work.display()))
         .arg("modules")
-        .stdin(Stdio::null())
         .stdout(out.try_clone()?)
         .stderr(out)
         .status()
