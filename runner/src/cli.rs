@@ -327,6 +327,9 @@ pub struct FuzzArgs {
     /// Let steps race in several threads, too; slow, and what races report needs a second look
     #[arg(long)]
     pub racing: bool,
+    /// End with the first finding that is not a known bug
+    #[arg(long)]
+    pub first: bool,
     #[command(flatten)]
     pub instead: FuzzInstead,
     /// Folder of the campaign; one that exists goes on [default: results/fuzz/TARGET]
@@ -471,6 +474,7 @@ impl CovArgs {
             seed: 0,
             vms: 1,
             racing: false,
+            first: false,
             instead: FuzzInstead::default(),
             output: None,
             kernel: self.kernel.clone(),

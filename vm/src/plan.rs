@@ -34,6 +34,10 @@ pub struct Setup {
     /// are appended to. Needs a kernel with KCOV.
     #[serde(default)]
     pub coverage: Option<PathBuf>,
+    /// Whether an oops ends the guest. Where it does not, what the kernel did last
+    /// holds its locks for ever, and everything after it hangs.
+    #[serde(default)]
+    pub oops_ends: bool,
 }
 
 /// A kernel module and its parameters.

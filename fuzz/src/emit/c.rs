@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use super::call::Call;
 use super::listing::{Entry, Listing, Stored};
+use super::prune;
 use super::statement::statement;
 use crate::model::page::WORDS;
 use crate::program::{ARENA, Program};
@@ -34,7 +35,7 @@ pub fn c_source(program: &Program) -> String {
     let owners = program.steps.iter().map(|step| step.process.0.to_string());
     let words = WORDS.iter().map(usize::to_string);
     let stored: String = listing.stored.iter().map(row).collect();
-    FRAME
+    let source = FRAME
         .replace("@ARENA@", &format!("{ARENA:#x}UL"))
         .replace("@OWNERS@", &owners.collect::<Vec<_>>().join(", "))
         .replace("@COUNT@", &program.steps.len().to_string())
@@ -43,7 +44,8 @@ pub fn c_source(program: &Program) -> String {
         .replace("@STORED@", &stored)
         .replace("@SUPPORT@", &support(&steps))
         .replace("@STEPS@", &steps)
-        .replace("@LAST@", &last)
+        .replace("@LAST@", &last);
+    prune::needed(&source)
 }
 
 fn case(index: usize, entry: &Entry) -> String {

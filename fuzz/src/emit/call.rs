@@ -11,6 +11,8 @@ pub enum Value {
     Number(i64),
     /// A stamp, or the distance between two.
     Stamp(u64),
+    /// What is known of pages, as in [`Run::flags`].
+    Known(u32),
 }
 
 /// A call of a function that both have.
@@ -29,7 +31,9 @@ impl Call {
 
     /// With `first`, and what is known of the pages of a run.
     pub fn of_run(name: &'static str, first: &[usize], run: &Run) -> Self {
-        Self::of_stamps(name, first, run).and(run.flags.into())
+        let mut call = Self::of_stamps(name, first, run);
+        call.values.push(Value::Known(run.flags));
+        call
     }
 
     /// The same without the flags.
@@ -51,6 +55,7 @@ impl Call {
         let values = self.values.iter().map(|value| match value {
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}UL"),
+            Value::Known(flags) => known(*flags),
         });
         format!("{}({});", self.name, values.collect::<Vec<_>>().join(", "))
     }
@@ -60,12 +65,25 @@ impl Call {
         let values = self.values.iter().map(|value| match value {
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}"),
+            Value::Known(flags) => flags.to_string(),
         });
         format!(
             "p.{}({});",
             self.name,
             values.collect::<Vec<_>>().join(", ")
         )
+    }
+}
+
+/// Flags by the names that the frame of `repro.c` gives them.
+pub fn known(flags: u32) -> String {
+    const NAMES: [&str; 5] = ["LAZY", "DIRTY", "WP", "WP_ANY", "READABLE"];
+    let set = |bit: &usize| flags & 1 << bit != 0;
+    let names: Vec<&str> = (0..NAMES.len()).filter(set).map(|bit| NAMES[bit]).collect();
+    if names.is_empty() {
+        "0".to_owned()
+    } else {
+        names.join(" | ")
     }
 }
 
@@ -83,7 +101,7 @@ mod tests {
             flags: 16,
         };
         let call = Call::of_run("look", &[], &run);
-        assert_eq!(call.c(), "look(5, 2, 0x10UL, 0x1UL, 16);");
+        assert_eq!(call.c(), "look(5, 2, 0x10UL, 0x1UL, READABLE);");
         assert_eq!(call.rust(), "p.look(5, 2, 0x10, 0x1, 16);");
         assert_eq!(Call::new("counters", [1, -1]).c(), "counters(1, -1);");
     }

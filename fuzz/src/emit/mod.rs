@@ -7,6 +7,7 @@ mod c;
 mod call;
 mod known;
 mod listing;
+mod prune;
 mod rust;
 mod rust_statement;
 mod statement;
@@ -59,7 +60,7 @@ mod tests {
         let text = c(source);
         assert!(text.contains("check(0, 2, 0x0UL, 0x0UL, 0);"));
         assert!(text.contains("store(2, 2, 0x108002UL, 0x100001UL);"));
-        assert!(text.contains("look(2, 2, 0x108002UL, 0x100001UL, 18);"));
+        assert!(text.contains("look(2, 2, 0x108002UL, 0x100001UL, DIRTY | READABLE);"));
         assert!(text.contains("before = huge();\n\t\tspawn(1);\n\t\tkept(before, 0, 0);"));
         assert!(!text.contains('@') && !text.contains("uffd_open"));
         let text = rust(source);

@@ -2,7 +2,7 @@
 //! One operation as C statements. The match has no arm for all others: an
 //! operation without a form does not compile.
 
-use super::call::Call;
+use super::call::{Call, known};
 use super::listing::Entry;
 use super::{Run, cut};
 use crate::program::{
@@ -62,7 +62,7 @@ pub fn statement(entry: &Entry) -> String {
         }),
         Op::Read { .. } | Op::Verify {} => lines(runs, |run| Call::of_run("check", &[], run).c()),
         Op::Remote { peer, access, .. } => lines(runs, |run| {
-            let (store, flags) = (u8::from(access == Access::Store), run.flags);
+            let (store, flags) = (u8::from(access == Access::Store), known(run.flags));
             let Run {
                 page,
                 count,
@@ -174,8 +174,9 @@ pub fn statement(entry: &Entry) -> String {
                     count,
                     stamp,
                     step,
-                    flags,
+                    ..
                 } = run;
+                let flags = known(run.flags);
                 format!("direct({page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags});")
             })
         }
@@ -220,7 +221,7 @@ pub fn statement(entry: &Entry) -> String {
             // traced, /proc/PID/mem does not ask for permission either (FOLL_FORCE)
             let trace = u8::from(via == Via::Ptrace);
             lines(runs, |run| {
-                let (store, flags) = (u8::from(access == Access::Store), run.flags);
+                let (store, flags) = (u8::from(access == Access::Store), known(run.flags));
                 let Run {
                     page,
                     count,

@@ -71,6 +71,7 @@ fn campaign(args: &FuzzArgs, lab: &Lab, store: &Store) -> Outcome {
         seed: args.seed,
         vms: args.vms,
         racing: args.racing,
+        first: args.first,
         known: &known,
         say: &mut say,
     };

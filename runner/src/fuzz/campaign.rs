@@ -4,7 +4,8 @@
 //! beside the search, so that their programs can be avoided; the others when time is over.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,8 @@ pub struct Campaign<'a> {
     pub vms: u32,
     /// Whether steps may race.
     pub racing: bool,
+    /// Whether the first finding ends it.
+    pub first: bool,
     /// Bugs of mainline that are no findings.
     pub known: &'a [KnownBug],
     /// Shows a line: the present state, or something that happened.
@@ -129,11 +132,15 @@ impl Campaign<'_> {
         let (tell, news) = mpsc::channel();
         let (reports, from_workers) = mpsc::channel();
         let (deaths, to_judge) = mpsc::channel();
+        // Triage goes on where the search ends.
+        let enough = Arc::new(AtomicBool::new(false));
         let mut workers = Vec::new();
         for number in 0..self.vms {
+            let mut lab = self.lab.beside(&format!("vm-{number}"))?;
+            lab.interrupted = Arc::clone(&enough);
             workers.push(Worker {
                 number: number as usize,
-                lab: self.lab.beside(&format!("vm-{number}"))?,
+                lab,
                 store,
                 alone: self.vms == 1,
                 racing: self.racing,
@@ -162,10 +169,11 @@ impl Campaign<'_> {
                 }
             });
             scope.spawn(move || try_deaths(store, &bench, &to_judge, &tell));
-            let heard = self.hear(progress, news, deaths);
+            let heard = self.hear(progress, news, deaths, &enough);
             if heard.is_err() {
-                // Nobody listens any more: the workers shall not go on for hours.
+                // Nobody listens any more: nobody shall go on for hours.
                 self.lab.interrupted.store(true, Ordering::Relaxed);
+                enough.store(true, Ordering::Relaxed);
             }
             heard
         })
@@ -177,8 +185,10 @@ impl Campaign<'_> {
         progress: &mut Progress,
         news: Receiver<News>,
         deaths: Sender<Record>,
+        enough: &AtomicBool,
     ) -> anyhow::Result<()> {
         let mut deaths = Some(deaths);
+        let earlier = progress.findings;
         let mut next = Instant::now() + TICK;
         loop {
             match news.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -188,6 +198,10 @@ impl Campaign<'_> {
                 Ok(News::Triage(text)) => (self.say)(Say::Note(&text)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            let found = self.first && progress.findings > earlier;
+            if found || self.lab.is_interrupted() {
+                enough.store(true, Ordering::Relaxed);
             }
             let searching = progress.running.contains(&true);
             if !searching {

@@ -11,6 +11,9 @@ pub struct KnownBug {
     pub title: String,
     /// Why it is a bug of the kernel, and which.
     pub reason: String,
+    /// Programs that are not run because of it, as [`super::pattern`] writes them;
+    /// for one that takes the machine down.
+    pub pattern: Option<String>,
 }
 
 /// Reads the list; a file that is not there is an empty one.
@@ -21,9 +24,16 @@ pub fn read(path: &Path) -> Vec<KnownBug> {
 fn parse(text: &str) -> Vec<KnownBug> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let bugs = lines.filter_map(|line| line.split_once('\t'));
-    bugs.map(|(title, reason)| KnownBug {
-        title: title.to_owned(),
-        reason: reason.to_owned(),
+    bugs.map(|(title, rest)| {
+        let (reason, pattern) = match rest.split_once('\t') {
+            Some((reason, pattern)) => (reason, Some(pattern.to_owned())),
+            None => (rest, None),
+        };
+        KnownBug {
+            title: title.to_owned(),
+            reason: reason.to_owned(),
+            pattern,
+        }
     })
     .collect()
 }
@@ -36,9 +46,15 @@ mod tests {
     fn the_list_that_is_shipped_can_be_read() {
         let bugs = parse(include_str!("../../../fuzz/known.tsv"));
         assert!(!bugs.is_empty());
-        assert!(
-            bugs.iter()
-                .all(|bug| !bug.reason.is_empty() && !bug.reason.contains('\t'))
-        );
+        assert!(bugs.iter().all(|bug| !bug.reason.is_empty()));
+        let mut patterns = bugs.iter().filter_map(|bug| bug.pattern.as_deref());
+        assert!(patterns.all(|pattern| !pattern.is_empty() && !pattern.contains('\t')));
+    }
+
+    #[test]
+    fn a_bug_may_name_the_programs_that_show_it() {
+        let bugs = parse("# comment\nO5 bits: a\twhy\nkernel BUG in b\twhy\tfork ; write\n");
+        let patterns: Vec<_> = bugs.iter().map(|bug| bug.pattern.as_deref()).collect();
+        assert_eq!(patterns, [None, Some("fork ; write")]);
     }
 }

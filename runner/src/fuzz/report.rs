@@ -127,8 +127,8 @@ pub fn finding(record: &Record, kernel: &Kernel) -> anyhow::Result<String> {
          confirmed: {} (fresh machines that showed it)\n\
          reliable:  {} (runs of the program below that showed it)\n\
          seen:      {} times, first after {} s\n\n\
-         {}\n\n\
-         Program, {steps} steps (original.txt: before it was minimised):\n\n{}",
+         Program, {steps} steps (repro.c: the same in C; original.txt: before it was minimised):\n\n\
+         {}\n{}\n",
         finding.title,
         record.made.release,
         record.made.kernel,
@@ -136,8 +136,8 @@ pub fn finding(record: &Record, kernel: &Kernel) -> anyhow::Result<String> {
         tried(record.reliability),
         record.seen,
         record.found_after_s,
-        detail.trim_end(),
         indent(&finding.program),
+        detail.trim_end(),
     ))
 }
 
@@ -154,6 +154,31 @@ pub fn known(seen: &BTreeMap<String, u64>, bugs: &[KnownBug]) -> String {
         }
     }
     text
+}
+
+/// A reproducer with what it shows in front: the first thing that one wants to know.
+pub fn headed(source: &[u8], record: &Record) -> String {
+    const MOST: usize = 8;
+    let source = String::from_utf8_lossy(source);
+    let finding = &record.finding;
+    let runs = record
+        .reliability
+        .map_or(String::new(), |tries| format!(", shown in {tries} runs"));
+    let mut lines = vec![
+        finding.title.clone(),
+        format!("on {} ({}){runs}", record.made.release, record.made.kernel),
+    ];
+    if finding.kind == Kind::Violation {
+        lines.extend(finding.detail.lines().take(MOST).map(str::to_owned));
+    }
+    let comment: String = lines
+        .iter()
+        .map(|line| format!("// {}\n", line.trim_end()))
+        .collect();
+    match source.split_once('\n') {
+        Some((license, rest)) => format!("{license}\n{comment}{rest}"),
+        None => source.into_owned(),
+    }
 }
 
 fn indent(program: &str) -> String {
@@ -261,6 +286,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reproducer_says_first_what_it_shows() {
+        let record = record("O1 content: wrong after mremap", Kind::Violation);
+        let text = headed(b"// SPDX\n/*\n * Made by\n */\n", &record);
+        let wanted = "// SPDX\n// O1 content: wrong after mremap\n// on 7.3.4 ()\n\
+                      // after step 0\n// expected 1, found 2\n/*\n";
+        assert!(text.starts_with(wanted), "{text}");
+    }
+
+    #[test]
     fn report_says_what_where_how_surely_and_by_which_program() {
         let record = record("O1 content: wrong after mremap", Kind::Violation);
         let text = finding(&record, &Kernel::default()).unwrap();
@@ -270,7 +304,7 @@ mod tests {
                 "\nconfirmed: 3 of 3 (fresh machines that showed it)\nreliable:  not tried"
             )
         );
-        assert!(text.contains("\nexpected 1, found 2\n"));
-        assert!(text.contains("Program, 1 steps") && text.ends_with("    p0 mremap at=0.0\n"));
+        assert!(text.contains("Program, 1 steps"));
+        assert!(text.ends_with("    p0 mremap at=0.0\n\nafter step 0\nexpected 1, found 2\n"));
     }
 }

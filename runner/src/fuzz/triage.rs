@@ -174,7 +174,7 @@ fn write_files(store: &Store, lab: &Lab, record: &Record) -> anyhow::Result<()> 
         ("emit-rust", "repro.rs", Some(name.as_str())),
     ] {
         match lab.tools.convert(verb, &program, name) {
-            Ok(text) => fs::write(folder.join(file), text)?,
+            Ok(text) => fs::write(folder.join(file), report::headed(&text, record))?,
             // Not every operation has a form in every language; the program
             // itself is always there.
             Err(error) => fs::write(

@@ -69,7 +69,7 @@ pub enum Message {
 pub struct Worker<'a> {
     /// Counts from 0.
     pub number: usize,
-    /// Machine, programs, and a scratch folder of its own.
+    /// Machine, programs, a scratch folder of its own, and the word to stop.
     pub lab: Lab,
     /// Where everything is kept.
     pub store: &'a Store,

@@ -51,7 +51,37 @@ fn text(splats: &[Splat], kernel: &Kernel) -> io::Result<String> {
 /// # Errors
 /// When the script cannot be run or read.
 pub fn decoded(raw: &str, kernel: &Kernel) -> io::Result<String> {
-    Ok(by_script(raw, kernel)?.unwrap_or_else(|| raw.to_owned()))
+    let decoded = by_script(raw, kernel)?;
+    Ok(decoded.map_or_else(|| raw.to_owned(), |text| without_disassembly(&text)))
+}
+
+/// The script also takes each `Code:` line apart, which is longer than all the rest
+/// and says less than the source line.
+fn without_disassembly(text: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        inside = match line {
+            "All code" => true,
+            _ if inside => is_disassembly(line),
+            _ => false,
+        };
+        if !inside {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    kept
+}
+
+fn is_disassembly(line: &str) -> bool {
+    let address = line.split(':').next().unwrap_or_default().trim();
+    let code = line.contains(":\t") || line.contains(":*\t");
+    line.trim().is_empty()
+        || line.trim() == "..."
+        || line.starts_with("====")
+        || line == "Code starting with the faulting instruction"
+        || code && address.chars().all(|c| c.is_ascii_hexdigit() || c == '*')
 }
 
 fn by_script(raw: &str, kernel: &Kernel) -> io::Result<Option<String>> {
@@ -92,4 +122,20 @@ fn by_script(raw: &str, kernel: &Kernel) -> io::Result<Option<String>> {
     let text = reader.join().ok().and_then(Result::ok);
     let succeeded = status.is_some_and(|status| status.success());
     Ok(text.filter(|text| succeeded && !text.trim().is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disassembly_goes_and_the_registers_after_it_stay() {
+        let text = "RIP: 0010:f (mm/migrate.c:368)\nCode: ee 18\nAll code\n========\n   \
+                    0:\tee                   \tout    %al,(%dx)\n  2a:*\t0f 0b                \tud2\n\
+                    \t...\n\nCode starting with the faulting instruction\n====\n   \
+                    0:\t0f 0b                \tud2\nRSP: 0018:ffa0 EFLAGS: 0246\n\nend\n";
+        let wanted =
+            "RIP: 0010:f (mm/migrate.c:368)\nCode: ee 18\nRSP: 0018:ffa0 EFLAGS: 0246\n\nend\n";
+        assert_eq!(without_disassembly(text), wanted);
+    }
 }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use hugeprobe_vm::plan::Setup;
+
 use super::{guest, interrupt};
 use crate::cli::{FuzzArgs, FuzzTarget, KernelArgs, Profile};
 use crate::commands::kernel::requests;
@@ -63,7 +65,10 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<Lab, Failure> {
     Ok(Lab {
         machine: guest.machine,
         kernel,
-        setup: guest.setup,
+        setup: Setup {
+            oops_ends: true,
+            ..guest.setup
+        },
         tools: programs_of_guest,
         scratch: scratch.to_owned(),
         interrupted: interrupt::flag()?,

@@ -55,6 +55,9 @@ pub fn prepare(setup: &Setup) -> Result<(), String> {
     for (name, value) in SYSCTLS {
         let _ = fs::write(Path::new("/proc/sys").join(name), value);
     }
+    if setup.oops_ends {
+        let _ = fs::write("/proc/sys/kernel/panic_on_oops", "1");
+    }
     mount_rest();
     // Kernels without network run tests that need none.
     let _ = sys::raise_loopback();
