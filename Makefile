@@ -30,7 +30,7 @@ matrix: hugeprobe ## run_tests on one kernel after another (KVER=a,b,c), one rep
 	@$(HUGEPROBE) run $(run_args)
 test: hugeprobe ## The project's own tests, in virtual machines too
 	@$(HUGEPROBE) self-test
-fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm, hmm, collapse or pfnmap; TIME=10m VMS=1)
+fuzz: hugeprobe ## Fuzz the kernel (FUZZ=mm, hmm, collapse or pfnmap; TIME=10m)
 	@$(HUGEPROBE) fuzz $(FUZZ) $(if $(TIME),--time '$(TIME)') $(if $(VMS),--vms '$(VMS)') $(if $(filter-out 0,$(RACING)),--racing) $(if $(O),--output '$(O)') $(kernel_args) $(guest_args)
 install: hugeprobe ## Install in kselftest's layout (INSTALL_PATH=, KDIR= for its runner)
 	@$(HUGEPROBE) install $(if $(KDIR),--kdir '$(KDIR)') $(INSTALL_PATH)
@@ -48,7 +48,7 @@ help: ## This text
 #= TESTS=regex    only tests whose target.name matches
 #= O=dir          results folder (default: results/<time>)
 #= FUZZ= TIME=    what to fuzz and how long (TIME=10m)
-#= VMS=n          machines that fuzz at a time (VMS=1)
+#= VMS=n          machines that fuzz at a time (default: what the host can do, at most 8)
 #= RACING=1       let steps race in several threads, too
 #= CPUS= MEM=     CPUs and memory of the guest, such as MEM=6G
 #= TIMEOUT=secs   time limit for one test

@@ -146,9 +146,9 @@ pub enum KernelStage {
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 #[command(next_help_heading = "Virtual machine")]
 pub struct GuestArgs {
-    /// CPUs of the guest
-    #[arg(long, value_name = "N", default_value_t = Self::CPUS)]
-    pub cpus: u32,
+    /// CPUs of the guest [default: 2; 1 for a fuzzer whose steps do not race]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub cpus: Option<u32>,
     /// Memory of the guest, such as 6G [default: what the targets need]
     #[arg(long, value_name = "SIZE")]
     pub mem: Option<String>,
@@ -162,7 +162,12 @@ pub struct GuestArgs {
 
 impl GuestArgs {
     /// CPUs of a guest, unless the user says otherwise.
-    pub const CPUS: u32 = 2;
+    const CPUS: u32 = 2;
+
+    /// CPUs of a guest that runs tests.
+    pub fn cpus(&self) -> u32 {
+        self.cpus.unwrap_or(Self::CPUS)
+    }
 }
 
 /// How to run a guest.
@@ -309,6 +314,18 @@ impl FuzzTarget {
     }
 }
 
+impl FuzzArgs {
+    /// The guest's arguments with the number of CPUs filled in. Processes of a program work
+    /// one at a time, so a second CPU would only cost; threads that race need it.
+    pub fn guest(&self) -> GuestArgs {
+        let usual = if self.racing { GuestArgs::CPUS } else { 1 };
+        GuestArgs {
+            cpus: Some(self.guest.cpus.unwrap_or(usual)),
+            ..self.guest.clone()
+        }
+    }
+}
+
 /// `hugeprobe fuzz`.
 #[derive(Args, Clone, Debug)]
 pub struct FuzzArgs {
@@ -321,9 +338,10 @@ pub struct FuzzArgs {
     /// Seed of the fuzzer's dice
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u32,
-    /// How many machines fuzz at a time, with one corpus and different dice
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub vms: u32,
+    /// How many machines fuzz at a time, with one corpus and different dice [default: what CPUs
+    /// and memory of the host allow, at most 8]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub vms: Option<u32>,
     /// Let steps race in several threads, too; slow, and what races report needs a second look
     #[arg(long)]
     pub racing: bool,
@@ -424,7 +442,6 @@ impl ReproArgs {
         }
         let accel = self.guest.accel;
         let usual = GuestArgs {
-            cpus: GuestArgs::CPUS,
             accel,
             ..GuestArgs::default()
         };
@@ -472,7 +489,7 @@ impl CovArgs {
             target: self.fuzz_target,
             time: Duration::ZERO,
             seed: 0,
-            vms: 1,
+            vms: Some(1),
             racing: false,
             first: false,
             instead: FuzzInstead::default(),
@@ -588,13 +605,16 @@ mod tests {
     fn a_finding_brings_its_kernel_and_guest_along() {
         let made = ["hmm", "--kver", "7.2", "--cpus", "1", "--mem", "3G"].map(str::to_owned);
         let args = repro("").as_fuzz(&made).unwrap();
-        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Hmm, 1));
+        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Hmm, Some(1)));
         assert_eq!(args.kernel.kver, ["7.2"]);
         // Another kernel, the same guest.
         let args = repro("--kver 7.3").as_fuzz(&made).unwrap();
-        assert_eq!((args.kernel.kver, args.guest.cpus), (vec!["7.3".into()], 1));
+        assert_eq!(
+            (args.kernel.kver, args.guest.cpus),
+            (vec!["7.3".into()], Some(1))
+        );
         let args = repro("--mem 2G --target mm").as_fuzz(&made).unwrap();
-        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Mm, 2));
+        assert_eq!((args.target, args.guest.cpus), (FuzzTarget::Mm, None));
         assert!(repro("").as_fuzz(&["--no-such".to_owned()]).is_err());
     }
 }

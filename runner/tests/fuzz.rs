@@ -44,11 +44,12 @@ fn hugeprobe() -> Command {
 const MEMBER: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\n\
                       p0 write at=0.0 len=512\np0 verify\n";
 
-/// A campaign in `dir`, for so long.
-fn campaign(dir: &Path, seconds: u32) -> Option<Command> {
+/// A campaign in `dir`, for so long, with so many machines.
+fn campaign(dir: &Path, seconds: u32, machines: u32) -> Option<Command> {
     let mut command = fuzz()?;
     std::fs::create_dir_all(dir.join("corpus")).unwrap();
     std::fs::write(dir.join("corpus/member"), MEMBER).unwrap();
+    command.args(["--vms", &machines.to_string()]);
     command.args(["--time", &seconds.to_string(), "--output"]);
     command.arg(dir);
     Some(command)
@@ -153,7 +154,7 @@ fn machines(dir: &Path) -> Vec<Pid> {
 #[test]
 fn a_panic_costs_nothing_but_its_program_which_is_known() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(mut command) = campaign(dir.path(), 15) else {
+    let Some(mut command) = campaign(dir.path(), 15, 1) else {
         return;
     };
     let output = command.args(["--harm", "panic"]).output().unwrap();
@@ -200,7 +201,7 @@ fn a_panic_costs_nothing_but_its_program_which_is_known() {
 #[test]
 fn a_hang_costs_nothing_but_its_program_which_is_known() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(mut command) = campaign(dir.path(), 30) else {
+    let Some(mut command) = campaign(dir.path(), 30, 1) else {
         return;
     };
     let output = command.args(["--harm", "hang"]).output().unwrap();
@@ -216,11 +217,10 @@ fn a_hang_costs_nothing_but_its_program_which_is_known() {
 #[test]
 fn a_killed_machine_is_replaced_and_a_stopped_campaign_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let Some(mut command) = campaign(dir.path(), 12) else {
+    let Some(mut command) = campaign(dir.path(), 12, 2) else {
         return;
     };
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    command.args(["--vms", "2"]);
     let mut child = command.spawn().unwrap();
     let ran = |dir: &Path| {
         samples(dir)
@@ -250,7 +250,7 @@ fn a_killed_machine_is_replaced_and_a_stopped_campaign_goes_on() {
 
     // Started again, it counts on from where it was.
     let before = samples(dir.path());
-    let output = campaign(dir.path(), 3).unwrap().output().unwrap();
+    let output = campaign(dir.path(), 3, 1).unwrap().output().unwrap();
     expect_honest(dir.path(), &output);
     let after = samples(dir.path());
     assert_eq!(after[..before.len()], before);

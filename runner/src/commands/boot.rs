@@ -51,7 +51,7 @@ fn vng_command(vng: &Path, kernel: &Kernel, args: &BootArgs) -> Command {
     let path = std::env::join_paths(own.chain(std::env::split_paths(&path)));
     command.env("PATH", path.unwrap_or_default());
     command.arg("--run").arg(&kernel.bzimage).arg("--force-9p");
-    command.arg("--cpus").arg(args.guest.cpus.to_string());
+    command.arg("--cpus").arg(args.guest.cpus().to_string());
     let memory = args
         .guest
         .mem

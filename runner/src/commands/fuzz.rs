@@ -69,7 +69,7 @@ fn campaign(args: &FuzzArgs, lab: &Lab, store: &Store) -> Outcome {
         store,
         time: args.time,
         seed: args.seed,
-        vms: args.vms,
+        vms: args.vms.unwrap_or_else(|| run::machines(lab.machine.cpus)),
         racing: args.racing,
         first: args.first,
         known: &known,

@@ -75,7 +75,7 @@ impl Builder<'_> {
             AccelArg::Auto => probe::accel(&machine, &self.cache.dir("probe")?)?,
         };
         machine.modules_dir.clone_from(&self.kernel.modules_dir);
-        machine.cpus = self.args.cpus;
+        machine.cpus = self.args.cpus();
         machine.memory_mib = memory_mib;
         let mut setup = Setup {
             swap_mib: SWAP_MIB,

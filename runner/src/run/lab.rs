@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use hugeprobe_vm::plan::Setup;
 
-use super::{guest, interrupt};
+use super::{guest, interrupt, memory};
 use crate::cli::{FuzzArgs, FuzzTarget, KernelArgs, Profile};
 use crate::commands::kernel::requests;
 use crate::exit::{Exit, Failure, OrExit};
@@ -53,7 +53,7 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<Lab, Failure> {
     tools::require_guest_tools(&ui).map_err(KernelError::into_failure)?;
     let vng = virtme::find_or_install(&cache, &ui).map_err(KernelError::into_failure)?;
     let guest = guest::Builder {
-        args: &args.guest,
+        args: &args.guest(),
         known_bugs: false,
         layout: &layout,
         cache: &cache,
@@ -74,6 +74,19 @@ pub fn lab(args: &FuzzArgs, scratch: &Path) -> Result<Lab, Failure> {
         interrupted: interrupt::flag()?,
         harm: args.harm,
     })
+}
+
+/// Memory that a fuzzing machine comes to use, in MiB, measured after ten minutes of `mm`
+/// with room to spare; what a guest is given it uses only in part.
+const MACHINE_USES_MIB: u64 = 2048;
+/// More machines than this gain little from one corpus.
+const MOST_MACHINES: usize = 8;
+
+/// How many machines with so many CPUs the host can run at a time, at least one.
+pub fn machines(cpus: u32) -> u32 {
+    let by_cpus = std::thread::available_parallelism().map_or(1, usize::from) / cpus as usize;
+    let by_memory = memory::of_host().map_or(1, |mib| (mib / MACHINE_USES_MIB) as usize);
+    by_cpus.min(by_memory).clamp(1, MOST_MACHINES) as u32
 }
 
 /// The kernel to fuzz: with coverage, unless the user asked for another profile.

@@ -29,7 +29,7 @@ use crate::programs::{self, AllNeeds, Layout, Programs, Selected};
 use crate::report::{Report, Terminal, events::Recorder};
 
 pub use exec::exec;
-pub use lab::{fuzz_kernel, fuzzers_folder, lab};
+pub use lab::{fuzz_kernel, fuzzers_folder, lab, machines};
 pub use results::Results;
 
 /// What a run left behind.

@@ -23,7 +23,7 @@ pub fn fuzz(args: &FuzzArgs, origin: &Origin, release: &str) -> Vec<String> {
         other => other.clone(),
     };
     let target = [args.target.name().to_owned()];
-    let rest = kernel_and_guest(&args.kernel, &args.guest, &origin);
+    let rest = kernel_and_guest(&args.kernel, &args.guest(), &origin);
     target.into_iter().chain(rest).collect()
 }
 
@@ -53,8 +53,7 @@ fn kernel_and_guest(kernel: &KernelArgs, guest: &GuestArgs, origin: &Origin) -> 
         "--profile",
         profile.map(|profile| profile.name().to_owned()),
     );
-    let cpus = Some(guest.cpus).filter(|&cpus| cpus != GuestArgs::CPUS);
-    add("--cpus", cpus.map(|cpus| cpus.to_string()));
+    add("--cpus", guest.cpus.map(|cpus| cpus.to_string()));
     add("--mem", guest.mem.clone());
     for append in &guest.append {
         add("--append", Some(append.clone()));
