@@ -17,6 +17,7 @@ use crate::initramfs::InitramfsError;
 use crate::monitor;
 use crate::plan::Share;
 use crate::qemu::QemuCommand;
+use crate::tsc;
 use crate::vng::{self, VngError};
 
 /// Words for every guest's kernel, before the caller's: the console shows
@@ -36,6 +37,10 @@ const KERNEL_WORDS: [&str; 5] = [
 /// thousand times slower. One that waits for ticks of the timer in vain, on a host
 /// that is busier still, panics (`check_timer()` in `arch/x86/kernel/apic/io_apic.c`).
 const EMULATED: [&str; 2] = ["tsc=reliable", "no_timer_check"];
+
+/// The counter is the host's. A guest that measures its speed on a busy host may be wrong by
+/// a factor: its clock then runs several times too fast, and so do all time limits in it.
+const COUNTER_SPEED: &str = "tsc_early_khz";
 
 /// Kernels that find fast string instructions clear and copy pages byte by byte
 /// with them, which emulation does: a huge page then takes four times as long.
@@ -103,6 +108,7 @@ pub fn command(config: &MachineConfig, shares: &[Share]) -> Result<QemuCommand, 
     command.add_kernel_words(KERNEL_WORDS);
     if config.accel == Accel::Tcg {
         command.add_kernel_words(EMULATED);
+        command.add_kernel_words(tsc::khz().map(|khz| format!("{COUNTER_SPEED}={khz}")));
         if let Some(cpu) = command.value_mut("-cpu") {
             cpu.push_str(WITHOUT_FAST_STRINGS);
         }

@@ -22,5 +22,6 @@ mod qemu;
 pub mod session;
 pub mod splat;
 pub mod template;
+mod tsc;
 mod vng;
 mod words;
