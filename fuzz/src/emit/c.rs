@@ -21,6 +21,9 @@ const SUPPORT: &str = include_str!("support.c.in");
 const RACES: &str = "\n * Steps that race (those with a lane) are done one after another here: what\n * \
     only a race shows, this does not show.";
 
+/// What a page must contain depends on what a device has done.
+const SETTLE: &str = "\tstamp = settled(stamp);\n";
+
 /// The C source of a program.
 pub fn c_source(program: &Program) -> String {
     let listing = Listing::of(program);
@@ -42,6 +45,7 @@ pub fn c_source(program: &Program) -> String {
         .replace("@RACES@", if program.races() { RACES } else { "" })
         .replace("@WORDS@", &words.collect::<Vec<_>>().join(", "))
         .replace("@STORED@", &stored)
+        .replace("@SETTLE@", if stored.is_empty() { "" } else { SETTLE })
         .replace("@SUPPORT@", &support(&steps))
         .replace("@STEPS@", &steps)
         .replace("@LAST@", &last);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Takes functions out of a C source that nothing in it calls. The frame of
+//! Takes functions and tables out of a C source that nothing in it uses. The frame of
 //! `repro.c` has one for each thing that a program may do; a person who reads it
 //! shall find those that this one does.
 
@@ -63,10 +63,10 @@ fn items(source: &str) -> Vec<String> {
     items
 }
 
-/// The name of the function that the item defines.
+/// The name of the function or table that the item defines.
 fn function(item: &str) -> Option<&str> {
     let head = item.lines().find(|line| line.starts_with(UNUSED))?;
-    let before = head.split('(').next()?;
+    let before = head.split(['(', '[']).next()?;
     before.rsplit([' ', '*']).next()
 }
 

@@ -10,10 +10,10 @@ use crate::program::{
     Node, Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
 };
 
-const REGISTER: &str = "0xc020aa00";
-const UNREGISTER: &str = "0x8010aa01";
-const WRITEPROTECT: &str = "0xc018aa06";
-const RWPROTECT: &str = "0xc018aa09";
+const REGISTER: &str = "0xc020aa00 /* UFFDIO_REGISTER */";
+const UNREGISTER: &str = "0x8010aa01 /* UFFDIO_UNREGISTER */";
+const WRITEPROTECT: &str = "0xc018aa06 /* UFFDIO_WRITEPROTECT */";
+const RWPROTECT: &str = "0xc018aa09 /* UFFDIO_RWPROTECT */";
 
 /// The statements of a step.
 pub fn statement(entry: &Entry) -> String {
@@ -103,10 +103,10 @@ pub fn statement(entry: &Entry) -> String {
         }
         Op::UffdFill { how, .. } => lines(runs, |run| {
             let number = match how {
-                Fill::Copy => "0xc028aa03, 0",
-                Fill::CopyProtected => "0xc028aa03, 2",
-                Fill::Zero => "0xc020aa04, 0",
-                Fill::Continue => "0xc020aa07, 0",
+                Fill::Copy => "0xc028aa03 /* UFFDIO_COPY */, 0",
+                Fill::CopyProtected => "0xc028aa03 /* UFFDIO_COPY */, 2 /* WP */",
+                Fill::Zero => "0xc020aa04 /* UFFDIO_ZEROPAGE */, 0",
+                Fill::Continue => "0xc020aa07 /* UFFDIO_CONTINUE */, 0",
             };
             format!(
                 "need(uffd_fill({}, {}, {:#x}UL, {:#x}UL, {number}));",
@@ -308,15 +308,17 @@ fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -
         at.page() as i64,
         cut(at, len) as i64,
     );
-    let move_pages =
-        |number: u8, fail: u8| format!("say(device({which}, {number}, {page}, {count}, {fail}));");
+    let command = |name: &str, fail: u8| {
+        let note = if fail == 1 { " /* no huge page */" } else { "" };
+        format!("say(device({which}, {name}, {page}, {count}, {fail}{note}));")
+    };
     match what {
-        Device::ToDev => move_pages(2, 0),
-        Device::ToDevFail => move_pages(2, 1),
-        Device::ToSys => move_pages(3, 0),
-        Device::ToSysFail => move_pages(3, 1),
-        Device::Snapshot => move_pages(4, 0),
-        Device::Release => move_pages(7, 0),
+        Device::ToDev => command("2 /* MIGRATE_TO_DEV */", 0),
+        Device::ToDevFail => command("2 /* MIGRATE_TO_DEV */", 1),
+        Device::ToSys => command("3 /* MIGRATE_TO_SYS */", 0),
+        Device::ToSysFail => command("3 /* MIGRATE_TO_SYS */", 1),
+        Device::Snapshot => command("4 /* SNAPSHOT */", 0),
+        Device::Release => command("7 /* RELEASE */", 0),
         Device::Close => format!("close_mirror({which});"),
         Device::Read => format!("device_load({which}, {page}, {count});"),
         Device::Exclusive => format!("device_exclusive({which}, {page}, {count});"),
@@ -375,8 +377,8 @@ fn lines(runs: &[Run], line: impl Fn(&Run) -> String) -> String {
 /// The feature of a userfaultfd.
 fn kind(track: Track) -> &'static str {
     match track {
-        Track::Async => "1 << 15",
-        Track::Sigbus => "1 << 7",
+        Track::Async => "1 << 15 /* UFFD_FEATURE_WP_ASYNC */",
+        Track::Sigbus => "1 << 7 /* UFFD_FEATURE_SIGBUS */",
     }
 }
 

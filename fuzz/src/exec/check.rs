@@ -39,6 +39,26 @@ pub mod bit {
     pub const ANYTHING: u64 = PRESENT | SWAP | GUARD | UFFD_WP;
 }
 
+/// A page map entry in words.
+pub fn shown(entry: u64) -> String {
+    const NAMES: [(u64, &str); 7] = [
+        (bit::PRESENT, "present"),
+        (bit::SWAP, "swap"),
+        (bit::SOFT_DIRTY, "soft-dirty"),
+        (bit::UFFD_WP, "uffd-wp"),
+        (bit::GUARD, "guard"),
+        (1 << 56, "exclusive"),
+        (1 << 61, "file"),
+    ];
+    let set = NAMES.iter().filter(|(bit, _)| entry & bit != 0);
+    let names: Vec<&str> = set.map(|(_, name)| *name).collect();
+    if names.is_empty() {
+        "empty".to_owned()
+    } else {
+        names.join(" ")
+    }
+}
+
 impl Process<'_> {
     /// Checks the slots that a step touched.
     pub(super) fn check(&mut self, touched: Touched, step: &Step) -> Result<(), Broken> {
@@ -46,6 +66,15 @@ impl Process<'_> {
         let focus = op.span().map_or(0..0, |(at, len)| {
             at.page().saturating_sub(1)..at.page() + len.pages() + 1
         });
+        // An emulated CPU keeps translations of programs and of the kernel apart: only a
+        // program's own access meets one that was not flushed. It comes first, as
+        // any other makes the CPU forget some.
+        if let Op::Mremap { at, len, .. } | Op::Munmap { at, len } | Op::Mprotect { at, len, .. } =
+            step.op
+        {
+            self.probe((at.page() + len.pages()).min(PAGES) - 1)?;
+            self.probe(at.page())?;
+        }
         for slot in (0..SLOTS).filter(|slot| touched.has(*slot)) {
             let entries = self.entries(slot)?;
             self.check_slot(slot, &entries, &focus)?;
@@ -323,6 +352,17 @@ mod tests {
         assert_eq!(
             wrong_bits(&Page::default(), present, features),
             Some("unmapped page populated")
+        );
+    }
+
+    #[test]
+    fn entries_and_flags_are_told_in_words() {
+        assert_eq!(shown(bit::PRESENT | bit::UFFD_WP | 77), "present uffd-wp");
+        assert_eq!(shown(77), "empty");
+        let page = page(Flags::WRITE.with(Flags::PROTECTED).with(Flags::EXCLUSIVE));
+        assert_eq!(
+            format!("{:?}", page.flags),
+            "mapped write uffd-wp exclusive"
         );
     }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use super::access::page_name;
-use super::check::{Broken, bit, locked_pages, wrong_bits};
+use super::check::{Broken, bit, locked_pages, shown, wrong_bits};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
@@ -82,8 +82,9 @@ impl Process<'_> {
             let (page, entry) = (model.pages(who)[number], u64::from_ne_bytes(*entry));
             if let Some(what) = wrong_bits(&page, entry, self.setup.features) {
                 let detail = format!(
-                    "{} of p{who}: entry {entry:#018x}, model {:?}",
+                    "{} of p{who}: page map {}, model {:?}",
                     page_name(number),
+                    shown(entry),
                     page.flags
                 );
                 return Err((Oracle::Bits, format!("{what}, seen from outside"), detail));

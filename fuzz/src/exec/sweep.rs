@@ -8,7 +8,7 @@ use std::ops::Range;
 use selftests::guard;
 
 use super::access::{agree, load_words, page_name, wrong_content};
-use super::check::{Broken, Features, bit, wrong_bits};
+use super::check::{Broken, Features, bit, shown, wrong_bits};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
@@ -129,8 +129,9 @@ impl Process<'_> {
         let page = self.setup.board.model().pages(self.me)[number];
         let what = wrong_bits(&page, entry, self.setup.features).unwrap_or("wrong bits");
         let detail = format!(
-            "{}: entry {entry:#018x}, model {:?}",
+            "{}: page map {}, model {:?}",
             page_name(number),
+            shown(entry),
             page.flags
         );
         (Oracle::Bits, what.into(), detail)

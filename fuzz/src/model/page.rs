@@ -5,7 +5,7 @@ use crate::program::PAGE;
 
 /// Attributes of a page. Those of the mapping come first and are moved, copied
 /// and replaced with it; then those of the page itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 #[repr(transparent)]
 pub struct Flags(pub u32);
 
@@ -97,6 +97,44 @@ impl Flags {
     /// Both.
     pub const fn with(self, other: Self) -> Self {
         Self(self.0 | other.0)
+    }
+}
+
+/// Names of the bits, from the lowest on; for reports.
+const NAMES: [&str; 26] = [
+    "mapped",
+    "read",
+    "write",
+    "shared",
+    "file",
+    "locked",
+    "hugepage",
+    "nohugepage",
+    "dontfork",
+    "wipeonfork",
+    "mergeable",
+    "registered-wp",
+    "registered-missing",
+    "registered-minor",
+    "registered-rwp",
+    "pfn",
+    "lazyfree",
+    "written",
+    "uffd-wp",
+    "uffd-wp-unsure",
+    "guard",
+    "pinned",
+    "remapped",
+    "own",
+    "zapped",
+    "exclusive",
+];
+
+impl std::fmt::Debug for Flags {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let set = |bit: &usize| self.0 & 1 << bit != 0;
+        let names: Vec<&str> = (0..NAMES.len()).filter(set).map(|bit| NAMES[bit]).collect();
+        f.write_str(&names.join(" "))
     }
 }
 

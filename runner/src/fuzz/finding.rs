@@ -38,9 +38,12 @@ pub struct Finding {
 impl Finding {
     /// What the guest has reported itself.
     pub fn of_violation(violation: Violation) -> Self {
-        let step = violation
-            .step
-            .map_or("at the end".to_owned(), |step| format!("after step {step}"));
+        let named = violation.detail.starts_with("step ");
+        let step = match violation.step {
+            Some(_) if named => String::new(),
+            Some(step) => format!("after step {step}\n"),
+            None => "at the end\n".to_owned(),
+        };
         // A kernel report is titled by the kernel; a broken promise by its oracle.
         let title = match violation.oracle.as_str() {
             "" | "O2 kernel log" => violation.title,
@@ -49,7 +52,7 @@ impl Finding {
         Self {
             title,
             kind: Kind::Violation,
-            detail: format!("{step}\n{}", violation.detail),
+            detail: format!("{step}{}", violation.detail),
             program: violation.program,
             console: String::new(),
         }

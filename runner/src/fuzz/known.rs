@@ -13,7 +13,7 @@ pub struct KnownBug {
     pub reason: String,
     /// Programs that are not run because of it, as [`super::pattern`] writes them;
     /// for one that takes the machine down.
-    pub pattern: Option<String>,
+    pub patterns: Vec<String>,
 }
 
 /// Reads the list; a file that is not there is an empty one.
@@ -25,14 +25,15 @@ fn parse(text: &str) -> Vec<KnownBug> {
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let bugs = lines.filter_map(|line| line.split_once('\t'));
     bugs.map(|(title, rest)| {
-        let (reason, pattern) = match rest.split_once('\t') {
-            Some((reason, pattern)) => (reason, Some(pattern.to_owned())),
-            None => (rest, None),
-        };
+        let (reason, patterns) = rest.split_once('\t').unwrap_or((rest, ""));
         KnownBug {
             title: title.to_owned(),
             reason: reason.to_owned(),
-            pattern,
+            patterns: patterns
+                .split(" | ")
+                .filter(|pattern| !pattern.is_empty())
+                .map(str::to_owned)
+                .collect(),
         }
     })
     .collect()
@@ -47,14 +48,14 @@ mod tests {
         let bugs = parse(include_str!("../../../fuzz/known.tsv"));
         assert!(!bugs.is_empty());
         assert!(bugs.iter().all(|bug| !bug.reason.is_empty()));
-        let mut patterns = bugs.iter().filter_map(|bug| bug.pattern.as_deref());
-        assert!(patterns.all(|pattern| !pattern.is_empty() && !pattern.contains('\t')));
+        let mut patterns = bugs.iter().flat_map(|bug| &bug.patterns);
+        assert!(patterns.all(|pattern| !pattern.contains('\t')));
     }
 
     #[test]
     fn a_bug_may_name_the_programs_that_show_it() {
-        let bugs = parse("# comment\nO5 bits: a\twhy\nkernel BUG in b\twhy\tfork ; write\n");
-        let patterns: Vec<_> = bugs.iter().map(|bug| bug.pattern.as_deref()).collect();
-        assert_eq!(patterns, [None, Some("fork ; write")]);
+        let bugs = parse("# comment\nO5 bits: a\twhy\nkernel BUG in b\twhy\tfork ; write | exit\n");
+        assert!(bugs[0].patterns.is_empty());
+        assert_eq!(bugs[1].patterns, ["fork ; write", "exit"]);
     }
 }

@@ -136,7 +136,7 @@ pub fn finding(record: &Record, kernel: &Kernel) -> anyhow::Result<String> {
         tried(record.reliability),
         record.seen,
         record.found_after_s,
-        indent(&finding.program),
+        numbered(&finding.program),
         detail.trim_end(),
     ))
 }
@@ -179,6 +179,14 @@ pub fn headed(source: &[u8], record: &Record) -> String {
         Some((license, rest)) => format!("{license}\n{comment}{rest}"),
         None => source.into_owned(),
     }
+}
+
+/// With the numbers by which reports call steps.
+fn numbered(program: &str) -> String {
+    pattern::steps(program)
+        .enumerate()
+        .map(|(number, step)| format!("{number:>4}  {step}\n"))
+        .collect()
 }
 
 fn indent(program: &str) -> String {
@@ -305,6 +313,6 @@ mod tests {
             )
         );
         assert!(text.contains("Program, 1 steps"));
-        assert!(text.ends_with("    p0 mremap at=0.0\n\nafter step 0\nexpected 1, found 2\n"));
+        assert!(text.ends_with("   0  p0 mremap at=0.0\n\nafter step 0\nexpected 1, found 2\n"));
     }
 }

@@ -198,7 +198,7 @@ impl Store {
         folder: &Path,
     ) -> anyhow::Result<(PathBuf, PathBuf)> {
         let mut titles: Vec<String> = bugs.iter().map(|bug| bug.title.clone()).collect();
-        let mut patterns: Vec<String> = bugs.iter().filter_map(|bug| bug.pattern.clone()).collect();
+        let mut patterns: Vec<String> = bugs.iter().flat_map(|bug| bug.patterns.clone()).collect();
         for record in self.records()? {
             match record.finding.kind {
                 Kind::Violation | Kind::Report => titles.push(record.finding.title.clone()),

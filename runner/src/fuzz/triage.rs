@@ -20,6 +20,8 @@ const RUNS: u32 = 5;
 const RACING_RUNS: u32 = 20;
 /// Runs that the stated reliability comes from.
 const RELIABILITY_RUNS: u32 = 10;
+/// After this no further run is begun: each run of a bug that hangs takes a minute.
+const RELIABILITY_LIMIT: Duration = Duration::from_secs(120);
 /// How long minimising may take.
 const MINIMISE_LIMIT: Duration = Duration::from_secs(300);
 
@@ -123,14 +125,20 @@ fn try_once(lab: &Lab, finding: &Finding, repeat: u32) -> anyhow::Result<Option<
     Ok(shown.map(|(_, finding)| finding))
 }
 
-/// How many of ten runs show the finding, each in a machine of its own if that
+/// How many of ten runs, or of those that the time allows, show the finding, each in a machine of its own if that
 /// costs no boot; those of a bug that kills its machine in any case. Also what
 /// one of them has shown.
 fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<(Tries, Option<String>)> {
     let mut shown = Vec::new();
+    let mut of = RELIABILITY_RUNS;
     if finding.kind == Kind::Death || lab.machine.template.is_some() {
-        for _ in 0..RELIABILITY_RUNS {
+        let began = Instant::now();
+        for run in 1..=RELIABILITY_RUNS {
             shown.extend(try_once(lab, finding, 1)?);
+            if began.elapsed() > RELIABILITY_LIMIT {
+                of = run;
+                break;
+            }
         }
     } else {
         let runs = vec![finding.program.clone(); RELIABILITY_RUNS as usize];
@@ -140,8 +148,8 @@ fn reliability(lab: &Lab, finding: &Finding) -> anyhow::Result<(Tries, Option<St
         shown.extend(found.into_iter().map(|(_, finding)| finding));
     }
     let tries = Tries {
-        shown: u32::try_from(shown.len()).unwrap_or(RELIABILITY_RUNS),
-        of: RELIABILITY_RUNS,
+        shown: u32::try_from(shown.len()).unwrap_or(of),
+        of,
     };
     Ok((tries, shown.pop().map(|finding| finding.detail)))
 }

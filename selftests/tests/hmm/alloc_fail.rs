@@ -2,11 +2,13 @@
 //! Huge pages that the other side has no huge page for: they are split in the
 //! middle of the migration, and nothing may be lost.
 
+use selftests::child;
 use selftests::counters::{Expect, Snapshot};
 use selftests::enter;
 use selftests::hmm::Memory::Private;
 use selftests::hmm::{Access, Dmirror, Level, PageState};
 use selftests::mapping::{Prot, pages};
+use selftests::outcome;
 use selftests::pattern::{Content, FIRST, Stamp};
 use test_case::test_case;
 
@@ -117,6 +119,46 @@ fn dpthp_dev2sys_alloc_fail_fault(number: usize) {
     scene::in_system(&dev, &region, 0..HUGE);
     Stamp::of(2).fill_all(&region);
     Stamp::of(2).check_all(&region);
+}
+
+/// A huge page that two processes share and that the other side has only small
+/// pages for arrives page by page, with its data, for both processes.
+#[test_case(false; "to_device")]
+#[test_case(true; "to_system")]
+fn dpthp_shared_alloc_fail(back: bool) {
+    enter!();
+    scene::needs_huge_pages_on_device();
+    outcome::known_bug(
+        (7, 3),
+        "the split in the middle of a migration leaves one migration entry for all of the huge page \
+         in the other process, which remove_migration_pte() does not survive",
+    );
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = scene::huge(1);
+    if back {
+        send_huge(&dev, &region);
+    }
+    let child = child::start(|parent| {
+        parent.receive();
+        FIRST.check_all(&region);
+        Stamp::of(2).fill_all(&region);
+        Stamp::of(2).check_all(&region);
+    });
+    let failure = dev.fail_alloc();
+    if back {
+        dev.to_sys(whole(&region)).unwrap();
+        scene::in_system(&dev, &region, 0..HUGE);
+    } else {
+        assert_eq!(dev.to_dev(whole(&region)).unwrap().cpages, HUGE as u64);
+        dev.check_states(whole(&region), PageState::device(Access::Read, Level::Pte));
+    }
+    failure.consumed();
+    child.line().send(0);
+    child.join();
+    FIRST.check_all(&region);
+    Stamp::of(3).fill_all(&region);
+    Stamp::of(3).check_all(&region);
 }
 
 /// A read-only huge page that is split on the way stays read-only in every
