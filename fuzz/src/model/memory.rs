@@ -149,8 +149,15 @@ impl Model {
             if !page.flags.has(Flags::MAPPED) {
                 return (Wanted::Exactly(libc::ENOMEM), touched);
             }
+            // locked private memory that becomes writable is populated for writing, which an
+            // asynchronous userfaultfd lets through (mprotect_fixup())
+            let kept = Flags::LOCKED.with(Flags::WRITE).with(Flags::SHARED);
+            let populates = page.flags.0 & kept.0 == Flags::LOCKED.0;
             page.flags.clear(Flags::READ.with(Flags::WRITE));
             page.flags.set(prot.flags());
+            if populates && page.flags.has(Flags::WRITE) {
+                page.unsettle_protection();
+            }
         }
         (Wanted::Exactly(0), touched)
     }

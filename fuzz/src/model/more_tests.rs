@@ -290,3 +290,19 @@ fn a_pipe_must_take_what_may_be_loaded() {
     model.assume(&step("p0 mprotect at=0.1 len=1 prot=none"));
     assert!(!right(&mut model, "p0 splice at=0.0 len=2", 0, &told));
 }
+
+#[test]
+fn locked_memory_that_becomes_writable_may_lose_its_protection() {
+    let protected = |lock: &str| {
+        run(&format!(
+            "{BASE}p0 uffd-register at=0.0 len=1024 track=async\n{lock}\
+             p0 uffd-protect at=0.0 len=512\np0 mprotect at=0.0 len=9 prot=r\n\
+             p0 mprotect at=0.0 len=9 prot=rw\n"
+        ))
+    };
+    let unsure =
+        |model: &Model, page: usize| model.pages(0)[page].flags.has(Flags::PROTECTED_UNSURE);
+    let locked = protected("p0 mlock at=0.0 len=512\n");
+    assert!(unsure(&locked, 8) && !unsure(&locked, 9));
+    assert!(!unsure(&protected(""), 8));
+}
