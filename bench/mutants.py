@@ -99,7 +99,9 @@ class Function:
     """A function definition in a C file."""
 
     def __init__(self, text, name):
-        pattern = rf"^(?P<type>[a-z][^;{{}}()]*)\b{re.escape(name)}\((?P<args>[^;{{}}]*)\)\s*\{{"
+        # Words for sparse may stand between arguments and body: __releases(vmf->ptl).
+        pattern = (rf"^(?P<type>[a-z][^;{{}}()]*)\b{re.escape(name)}\((?P<args>[^;{{}}]*?)\)"
+                   r"\s*(?:__\w+\([^)]*\)\s*)*\{")
         found = re.search(pattern, text, re.M)
         if not found:
             raise ValueError(f"no definition of {name}()")

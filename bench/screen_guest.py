@@ -122,7 +122,10 @@ class Screen:
             put("/proc/sys/vm/nr_hugepages", "64")
             os.makedirs("/run/ext4", exist_ok=True)
             disk = f"{PROGRAMS}/disk"
-            for command in (f"truncate -s 512M {disk}", f"mkfs.ext4 -q {disk}", f"mount -o loop {disk} /run/ext4"):
+            # Not `mount -o loop`, which still holds the device for writing when it mounts: a kernel
+            # without CONFIG_BLK_DEV_WRITE_MOUNTED refuses.
+            for command in (f"truncate -s 512M {disk}", f"mkfs.ext4 -q {disk}", f"losetup /dev/loop7 {disk}",
+                            "mount /dev/loop7 /run/ext4"):
                 subprocess.run(command.split(), check=False, stdout=subprocess.DEVNULL)
         else:
             # As in every guest of ours: khugepaged has scanned once and sleeps.
