@@ -40,14 +40,24 @@ pub fn page_out(region: &Region, numbers: Range<usize>) {
 #[track_caller]
 pub fn page_out_shared(region: &Region, numbers: Range<usize>) {
     let left = || {
-        let mut cached = vec![0_u8; numbers.len()];
-        let at = region.absolute(&pages(numbers.clone()));
-        // SAFETY: mincore writes one byte for each page of the range.
-        let status = unsafe { libc::mincore(at.start as *mut _, at.len(), cached.as_mut_ptr()) };
-        assert_eq!(status, 0, "mincore of a mapped range");
-        cached.iter().position(|page| page & 1 != 0)
+        let there = resident(region, numbers.clone());
+        there.iter().position(|page| *page)
     };
     ask(region, &numbers, left);
+}
+
+/// Whether each of the pages `numbers` is in memory, as mincore(2) says it.
+///
+/// # Panics
+/// When not all of them are mapped.
+#[track_caller]
+pub fn resident(region: &Region, numbers: Range<usize>) -> Vec<bool> {
+    let mut found = vec![0_u8; numbers.len()];
+    let at = region.absolute(&pages(numbers));
+    // SAFETY: mincore writes one byte for each page of the range.
+    let status = unsafe { libc::mincore(at.start as *mut _, at.len(), found.as_mut_ptr()) };
+    assert_eq!(status, 0, "mincore of a mapped range");
+    found.iter().map(|page| page & 1 != 0).collect()
 }
 
 /// Asks reclaim until no page is `left`.

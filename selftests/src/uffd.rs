@@ -118,6 +118,9 @@ struct Message {
     thread: u64,
 }
 
+/// `UFFDIO_COPY_MODE_WP`.
+const COPY_MODE_WP: u64 = 1 << 1;
+
 /// `UFFD_EVENT_PAGEFAULT`.
 const EVENT_PAGEFAULT: u8 = 0x12;
 
@@ -250,12 +253,38 @@ impl Uffd {
     /// # Panics
     /// When `bytes` has another length than `range`.
     pub fn copy(&self, region: &Region, range: &Range<usize>, bytes: &[u8]) -> Result<(), Errno> {
+        self.copy_with(region, range, bytes, 0)
+    }
+
+    /// As [`Self::copy`]; the copies are write-protected from the start.
+    ///
+    /// # Errors
+    /// Those of `UFFDIO_COPY`.
+    ///
+    /// # Panics
+    /// As [`Self::copy`].
+    pub fn copy_protected(
+        &self,
+        region: &Region,
+        range: &Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), Errno> {
+        self.copy_with(region, range, bytes, COPY_MODE_WP)
+    }
+
+    fn copy_with(
+        &self,
+        region: &Region,
+        range: &Range<usize>,
+        bytes: &[u8],
+        mode: u64,
+    ) -> Result<(), Errno> {
         assert_eq!(bytes.len(), range.len(), "as many bytes as the range has");
         let mut arg = TransferArg {
             dst: region.absolute(range).start as u64,
             src: bytes.as_ptr() as u64,
             len: range.len() as u64,
-            mode: 0,
+            mode,
             done: 0,
         };
         // SAFETY: the structure is complete; the source is a borrowed slice.

@@ -25,6 +25,8 @@ flags! {
     locked = 0;
     /// Referenced since the flag was cleared (folio flag).
     referenced = 2;
+    /// Its content is valid (folio flag).
+    uptodate = 3;
     /// Dirty (folio flag): its content must not be dropped.
     dirty = 4;
     /// On an LRU list.

@@ -2,12 +2,13 @@
 //! Exclusive access of a device to pages of system memory.
 
 use nix::errno::Errno;
+use selftests::collapse::drain_lru;
 use selftests::counters::{Expect, Snapshot};
 use selftests::hmm::Memory::{Coherent, Private};
 use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Span};
-use selftests::mapping::{Prot, Region};
+use selftests::mapping::{Advice, Prot, Region};
 use selftests::pattern::{Content, FIRST};
-use selftests::{child, enter, guard};
+use selftests::{child, enter, guard, pagemap, skip};
 use test_case::test_case;
 
 use crate::scene::{self, Baseline, HUGE, all, huge, in_system, small, whole, words};
@@ -137,4 +138,70 @@ fn dpthp_exclusive(number: usize) {
     );
     region.mprotect(region.all(), Prot::READ).unwrap();
     assert!(guard::store(region.page_addr(number), 1).is_err());
+}
+
+/// Pages that a device holds exclusively are soft-dirty, as it may write to them, and stay so when
+/// the CPU takes them back.
+#[test]
+fn exclusive_pages_are_soft_dirty() {
+    enter!();
+    if !pagemap::soft_dirty_supported() {
+        skip!("no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)");
+    }
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = small(PAGES);
+    pagemap::clear_soft_dirty();
+    take(&dev, &region);
+    let clean = |when: &str| {
+        let entries = pagemap::entries(&region, 0, PAGES);
+        let clean = entries.iter().position(|entry| !entry.soft_dirty());
+        assert_eq!(clean, None, "{when}: a page that is not soft-dirty");
+    };
+    clean("held by the device");
+    FIRST.check_all(&region);
+    clean("taken back");
+}
+
+/// What was given free and then written is needed: reclaim keeps it when a device held it in
+/// between, and the CPU has only read it since.
+#[test]
+fn exclusive_pages_stay_dirty() {
+    enter!();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = small(PAGES);
+    region.madvise(region.all(), Advice::Free).unwrap();
+    FIRST.fill_all(&region);
+    take(&dev, &region);
+    FIRST.check_all(&region);
+    drain_lru();
+    region.madvise(region.all(), Advice::PageOut).unwrap();
+    FIRST.check_all(&region);
+}
+
+/// A huge page of which a device holds some pages exclusively can be split, and keeps all content.
+#[test_case(0..1; "first_page")]
+#[test_case(200..210; "some_pages")]
+fn dpthp_exclusive_huge_page_splits(held: std::ops::Range<usize>) {
+    enter!();
+    scene::needs_huge_pages_on_device();
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = huge(1);
+    let span = Span::of(&region, held.clone());
+    assert_eq!(dev.exclusive(span).unwrap().cpages as usize, held.len());
+    let before = Snapshot::take();
+    let at = region.absolute(&region.all());
+    let request = format!("{},{:#x},{:#x},0", std::process::id(), at.start, at.end);
+    std::fs::write("/sys/kernel/debug/split_huge_pages", &request)
+        .unwrap_or_else(|error| skip!("{request} to split_huge_pages: {error}"));
+    Expect::new()
+        .delta("thp_split_page", 1)
+        .delta("2048kB/nr_anon", -1)
+        .unchanged(&["thp_split_page_failed"])
+        .check(&before);
+    FIRST.check_all(&region);
+    FIRST.next().fill_all(&region);
+    FIRST.next().check_all(&region);
 }

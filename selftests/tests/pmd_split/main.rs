@@ -8,6 +8,7 @@
 //! that a split cannot fail, or allocate one for the split; both are served.
 
 mod accounting;
+mod asked;
 mod cow;
 mod cut;
 mod fail;

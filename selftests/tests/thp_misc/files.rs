@@ -17,7 +17,7 @@ use test_case::test_case;
 
 /// Where a file is, and how large the folios of its cache may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     /// shmem with folios of this order.
     Shmem(u8),
     /// A file system on a disk, with whatever it likes.
@@ -25,8 +25,8 @@ enum Kind {
 }
 
 /// One file of 2 MiB, empty, and what keeps it in existence.
-struct Cached {
-    file: File,
+pub struct Cached {
+    pub file: File,
     kind: Kind,
     _disk: Option<Filesystem>,
     _settings: Vec<Setting>,
@@ -34,16 +34,22 @@ struct Cached {
 
 /// Takes all of a mapping's shmem to swap: only what is mapped can be asked out.
 #[track_caller]
-fn page_out(region: &Region) {
+pub fn page_out(region: &Region) {
     let count = region.len() / PAGE;
-    for number in 0..count {
-        guard::load(region.page_addr(number)).expect("a page of the file");
-    }
+    load_each(region);
     swap::page_out_shared(region, 0..count);
 }
 
+/// Maps each page, for reading.
+#[track_caller]
+pub fn load_each(region: &Region) {
+    for number in 0..region.len() / PAGE {
+        guard::load(region.page_addr(number)).expect("a page of the file");
+    }
+}
+
 impl Cached {
-    fn new(kind: Kind) -> Self {
+    pub fn new(kind: Kind) -> Self {
         let mut settings = settings::quiet();
         let mut disk = None;
         let file = match kind {
@@ -83,12 +89,12 @@ impl Cached {
         }
     }
 
-    fn map(&self) -> Region {
+    pub fn map(&self) -> Region {
         Region::shared_file(&self.file, 0, PMD).expect("a mapping of the file")
     }
 
     /// Takes the file's content out of memory: to swap, or to its disk.
-    fn reclaim(&self) {
+    pub fn reclaim(&self) {
         match self.kind {
             Kind::Shmem(_) => page_out(&self.map()),
             Kind::Ext4 => {
@@ -101,7 +107,7 @@ impl Cached {
 
     /// Checks the content as read(2) gives it.
     #[track_caller]
-    fn check(&self, stamp: Stamp) {
+    pub fn check(&self, stamp: Stamp) {
         let mut bytes = [0; PAGE];
         for number in 0..PAGES_PER_PMD {
             self.file
@@ -200,10 +206,13 @@ fn huge_page_beyond_the_end_is_given_back(count: usize) {
 
 /// A folio of the cache that reaches over the end of a mapping is mapped as far as the mapping
 /// goes, and counted as that much.
-#[test_case(0..8; "upper_part_missing")]
-#[test_case(8..16; "lower_part_missing")]
-#[test_case(4..12; "both_ends_missing")]
-fn folio_is_mapped_no_further_than_its_mapping(part: std::ops::Range<usize>) {
+#[test_case(0..8, false; "upper_part_missing")]
+#[test_case(8..16, false; "lower_part_missing")]
+#[test_case(4..12, false; "both_ends_missing")]
+#[test_case(0..8, true; "upper_part_missing_store")]
+#[test_case(8..16, true; "lower_part_missing_store")]
+#[test_case(4..12, true; "both_ends_missing_store")]
+fn folio_is_mapped_no_further_than_its_mapping(part: std::ops::Range<usize>, store: bool) {
     enter!();
     let cached = Cached::new(Kind::Shmem(4));
     let region = cached.map();
@@ -212,6 +221,11 @@ fn folio_is_mapped_no_further_than_its_mapping(part: std::ops::Range<usize>) {
     let rss = status_kib("RssShmem");
     let (offset, count) = (part.start * PAGE, part.len());
     let seen = Region::shared_file(&cached.file, offset, count * PAGE).expect("a mapping");
+    if store {
+        // Faults of stores map a folio in one go, those of loads what is around.
+        let words = FIRST.page(part.start + 2);
+        guard::write_words(seen.page_addr(2), &words).expect("a store to our own file");
+    }
     let moved = Content::Moved {
         stamp: FIRST,
         by: part.start as isize,

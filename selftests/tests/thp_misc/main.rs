@@ -3,10 +3,14 @@
 //! how debugfs splits the pages themselves, and how they go through swap, reclaim and locking.
 
 mod deferred;
+mod dirty;
 mod fault;
 mod files;
+mod holes;
+mod locked;
 mod moves;
 mod sizes;
 mod split;
 mod split_files;
 mod swap;
+mod uffd_swap;

@@ -2,14 +2,16 @@
 //! Small pages and folios of a middle size that move to another NUMA node: what was known of each
 //! page is known of it there.
 
-use selftests::counters::{minor_faults, status_kib};
+use selftests::counters::{Expect, Snapshot, minor_faults, status_kib};
+use selftests::folios::{Page, census};
 use selftests::mapping::{Advice, PAGES_PER_PMD, Prot, Region, pages};
 use selftests::pattern::FIRST;
 use selftests::swap::page_out;
 use selftests::uffd::{Mode, Uffd, feature};
-use selftests::{child, enter, guard, numa, pagemap};
+use selftests::{child, enter, guard, numa, pagemap, skip};
 use test_case::test_case;
 
+use crate::files::{Cached, Kind};
 use crate::sizes::{OneSize, found};
 
 /// Moves everything to the node where it is not, and proves that it went.
@@ -154,4 +156,118 @@ fn freed_pages_are_dropped_unless_shared(order: u8, shared: bool) {
     child.line().send(0);
     child.join();
     FIRST.check_all(&region);
+}
+
+/// Where [`kept_flags`] has these.
+const DIRTY: usize = 3;
+const UNEVICTABLE: usize = 4;
+
+/// Flags of each page's folio that must be at its new place what they were.
+#[track_caller]
+fn kept_flags(region: &Region) -> Vec<[bool; 5]> {
+    let entries = pagemap::entries(region, 0, PAGES_PER_PMD);
+    let pages = census(&entries).expect("root may read kpageflags");
+    let of_folio = |page: Option<Page>| {
+        let head = page.expect("a page that is there").head;
+        [
+            head.uptodate(),
+            head.swapbacked(),
+            head.anon(),
+            head.dirty(),
+            head.unevictable(),
+        ]
+    };
+    pages.into_iter().map(of_folio).collect()
+}
+
+/// What a test does to memory before it moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Filled,
+    Locked,
+    Free,
+    FromSwap,
+}
+
+/// Flags and counters of folios are at their new place what they were: valid, dirty, going to swap
+/// or free to drop, locked.
+#[test_case(0, State::Filled; "small")]
+#[test_case(4, State::Filled; "order_4")]
+#[test_case(9, State::Filled; "huge")]
+#[test_case(0, State::Locked; "small_locked")]
+#[test_case(4, State::Locked; "order_4_locked")]
+#[test_case(9, State::Locked; "huge_locked")]
+#[test_case(0, State::Free; "small_free")]
+#[test_case(4, State::Free; "order_4_free")]
+#[test_case(0, State::FromSwap; "small_from_swap")]
+#[test_case(4, State::FromSwap; "order_4_from_swap")]
+fn moved_folios_keep_their_flags(order: u8, state: State) {
+    enter!();
+    numa::two_nodes();
+    let size = OneSize::of(order);
+    let region = size.filled();
+    match state {
+        State::Filled => {}
+        State::Locked => region
+            .mlock(region.all())
+            .unwrap_or_else(|errno| skip!("mlock of 2 MiB: {errno} (RLIMIT_MEMLOCK)")),
+        State::Free => region
+            .madvise(region.all(), Advice::Free)
+            .expect("MADV_FREE"),
+        State::FromSwap => {
+            page_out(&region, 0..PAGES_PER_PMD);
+            FIRST.check_all(&region);
+        }
+    }
+    selftests::collapse::drain_lru();
+    let flags = kept_flags(&region);
+    let mut expect = Expect::new();
+    // Pages of a middle-sized folio are mapped again one by one, and reclaim has to find out
+    // that it is locked.
+    let found_later = state == State::Locked && order == 4;
+    if !found_later {
+        expect = expect.unchanged(&["nr_mlock"]);
+    }
+    if order > 0 {
+        expect = expect.unchanged(&[&size.counter("nr_anon")]);
+    }
+    let before = Snapshot::all_sizes();
+    move_away(&region, &size);
+    selftests::collapse::drain_lru();
+    expect.check(&before);
+    for (number, (before, after)) in flags.iter().zip(kept_flags(&region)).enumerate() {
+        let mut wanted = *before;
+        // What page tables know of stores the folio knows when they are gone.
+        wanted[DIRTY] |= state != State::Free;
+        wanted[UNEVICTABLE] &= !found_later;
+        assert_eq!(
+            after, wanted,
+            "uptodate, swapbacked, anon, dirty, unevictable of page {number}"
+        );
+    }
+    FIRST.check_all(&region);
+}
+
+/// Pages of files move with what they hold and with what is to be written.
+#[test_case(Kind::Shmem(0); "shmem_small")]
+#[test_case(Kind::Shmem(4); "shmem_order_4")]
+#[test_case(Kind::Shmem(9); "shmem_huge")]
+#[test_case(Kind::Ext4; "ext4")]
+fn moved_pages_of_files_are_kept(kind: Kind) {
+    enter!();
+    let (one, other) = numa::two_nodes();
+    let cached = Cached::new(kind);
+    let region = cached.map();
+    FIRST.fill_all(&region);
+    for node in [one, other, one] {
+        numa::bind(&region, &region.all(), node).expect("mbind");
+        let nodes = numa::nodes_of(&region, &region.all()).expect("move_pages");
+        let left = nodes.iter().position(|found| *found != Ok(node));
+        assert_eq!(left, None, "a page that did not move to node {node}");
+        FIRST.check_all(&region);
+        cached.check(FIRST);
+    }
+    drop(region);
+    cached.reclaim();
+    cached.check(FIRST);
 }
