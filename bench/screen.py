@@ -156,7 +156,7 @@ def reach(args):
     names = [name for name in screen.tests if screen.side == "c" or args.all or name in representatives(screen.tests)]
     if args.names:
         names = [name for name in names if any(re.search(pattern, name) for pattern in args.names)]
-    limit = 900 if screen.side == "c" else 60
+    limit = args.limit or (900 if screen.side == "c" else 60)
     deaths = 0
     while True:
         known = screen.noted("reach", "test")
@@ -350,6 +350,7 @@ def main():
     parser.add_argument("--drawn", help="only mutations drawn this way")
     parser.add_argument("--tests", help="only tests that match this expression")
     parser.add_argument("--budget", type=float, default=math.inf, help="seconds of tests for one mutation")
+    parser.add_argument("--limit", type=int, help="seconds that `reach` gives one test [C: 900, ours: 60]")
     parser.add_argument("--batch", type=int, default=40, help="mutations for one guest, at most")
     parser.add_argument("--quick", action="store_true", help="one variant of each test only")
     parser.add_argument("--again", action="store_true", help="those once more that were missed")

@@ -3,6 +3,7 @@
 //! longer mapped, and those that hold mostly zeros.
 
 use std::fs;
+use std::ops::Range;
 
 use selftests::counters::{Expect, Snapshot};
 use selftests::gup::{Pin, Way};
@@ -11,8 +12,10 @@ use selftests::pagemap::smaps;
 use selftests::pattern::{FIRST, check_zero};
 use selftests::settings::{Setting, THP};
 use selftests::{enter, skip, thp};
+use test_case::test_case;
 
 use crate::sizes::OneSize;
+use crate::split::split;
 
 /// Pages of zeros that a huge page may hold and still counts as used, in these tests.
 const LIMIT: usize = 100;
@@ -163,4 +166,54 @@ fn partly_mapped_huge_page_that_ends_is_counted_off() {
             "thp_split_page",
         ])
         .check_settled(&start);
+}
+
+/// Folios that a huge page was split into are like any others: of which a page is unmapped waits to
+/// be split and is, when memory gets short; one that ends before is counted off.
+#[test_case(2; "order_2")]
+#[test_case(4; "order_4")]
+#[test_case(8; "order_8")]
+fn folios_of_a_split_wait_for_theirs(order: u8) {
+    enter!();
+    let size = OneSize::of(9);
+    let mut region = size.filled();
+    split(&region, &region.all(), order, None);
+    let folios: Vec<Range<usize>> = (0..PAGES_PER_PMD)
+        .step_by(1 << order)
+        .map(|first| first..first + (1 << order))
+        .collect();
+    let count = folios.len() as i64;
+    let of_size = |name: &str| format!("{}kB/{name}", 4 << order);
+    let start = Snapshot::all_sizes();
+    for folio in &folios {
+        region
+            .munmap(pages(folio.start..folio.start + 1))
+            .expect("munmap");
+    }
+    Expect::new()
+        .delta(&of_size("nr_anon_partially_mapped"), count)
+        .delta(&of_size("split_deferred"), count)
+        .unchanged(&[&of_size("nr_anon"), &of_size("split")])
+        .check(&start);
+    let (ends, stays) = folios.split_at(folios.len() / 2);
+    for folio in ends {
+        region
+            .munmap(pages(folio.start + 1..folio.end))
+            .expect("munmap");
+    }
+    let left = stays.len() as i64;
+    Expect::new()
+        .delta(&of_size("nr_anon_partially_mapped"), left)
+        .delta(&of_size("nr_anon"), left - count)
+        .unchanged(&[&of_size("split")])
+        .check_settled(&start);
+    shrink();
+    Expect::new()
+        .unchanged(&[&of_size("nr_anon_partially_mapped")])
+        .delta(&of_size("nr_anon"), -count)
+        .delta(&of_size("split"), left)
+        .check_settled(&start);
+    for folio in stays {
+        FIRST.check(&region, folio.start + 1..folio.end);
+    }
 }
