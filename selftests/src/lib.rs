@@ -38,3 +38,4 @@ pub mod thp;
 pub mod uffd;
 pub mod usermem;
 pub mod watch;
+pub mod watched;

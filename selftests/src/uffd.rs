@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! userfaultfd(2): faults of a registered range as messages.
-//! Structures: include/uapi/linux/userfaultfd.h.
+//! userfaultfd(2): faults as messages. Structures: include/uapi/linux/userfaultfd.h.
 
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +29,10 @@ pub mod feature {
     pub const WP_ASYNC: u64 = 1 << 15;
     /// `UFFD_FEATURE_MOVE`.
     pub const MOVE: u64 = 1 << 16;
+    /// `UFFD_FEATURE_RWP`: protection against loads, too. Since 7.3.
+    pub const RWP: u64 = 1 << 17;
+    /// `UFFD_FEATURE_RWP_ASYNC`.
+    pub const RWP_ASYNC: u64 = 1 << 18;
 }
 
 /// What to be told of; `UFFDIO_REGISTER_MODE_*`.
@@ -43,6 +46,10 @@ impl Mode {
     pub const WP: Self = Self(1 << 1);
     /// Both.
     pub const MISSING_AND_WP: Self = Self(3);
+    /// Accesses to protected pages.
+    pub const RWP: Self = Self(1 << 3);
+    /// Both of these.
+    pub const MISSING_AND_RWP: Self = Self(9);
 }
 
 #[repr(C)]
@@ -106,6 +113,8 @@ mod ioctl {
         move_pages, 0xaa, 0x05, TransferArg);
     nix::ioctl_readwrite!(/// `UFFDIO_WRITEPROTECT`.
         writeprotect, 0xaa, 0x06, ProtectArg);
+    nix::ioctl_readwrite!(/// `UFFDIO_RWPROTECT`.
+        rwprotect, 0xaa, 0x09, ProtectArg);
 }
 
 /// `struct uffd_msg`, as far as page faults use it.
@@ -120,7 +129,6 @@ struct Message {
 
 /// `UFFDIO_COPY_MODE_WP`.
 const COPY_MODE_WP: u64 = 1 << 1;
-
 /// `UFFD_EVENT_PAGEFAULT`.
 const EVENT_PAGEFAULT: u8 = 0x12;
 
@@ -135,6 +143,8 @@ pub struct Event {
     pub write: bool,
     /// Whether it hit a write-protected page.
     pub wp: bool,
+    /// Whether it hit a page protected against every access.
+    pub rwp: bool,
 }
 
 /// A userfaultfd; closing it ends all its registrations.
@@ -147,6 +157,13 @@ fn range_arg(at: &Range<usize>) -> RangeArg {
     RangeArg {
         start: at.start as u64,
         len: at.len() as u64,
+    }
+}
+
+fn protect_arg(region: &Region, range: &Range<usize>, protect: bool) -> ProtectArg {
+    ProtectArg {
+        range: range_arg(&region.absolute(range)),
+        mode: u64::from(protect),
     }
 }
 
@@ -213,12 +230,24 @@ impl Uffd {
         range: &Range<usize>,
         protect: bool,
     ) -> Result<(), Errno> {
-        let mut arg = ProtectArg {
-            range: range_arg(&region.absolute(range)),
-            mode: u64::from(protect),
-        };
+        let mut arg = protect_arg(region, range, protect);
         // SAFETY: the structure is complete.
         unsafe { ioctl::writeprotect(self.file.as_raw_fd(), &raw mut arg) }.map(drop)
+    }
+
+    /// Protects what is present in `range` against every access, or ends that and wakes who waits.
+    ///
+    /// # Errors
+    /// Those of `UFFDIO_RWPROTECT`.
+    pub fn rw_protect(
+        &self,
+        region: &Region,
+        range: &Range<usize>,
+        protect: bool,
+    ) -> Result<(), Errno> {
+        let mut arg = protect_arg(region, range, protect);
+        // SAFETY: the structure is complete.
+        unsafe { ioctl::rwprotect(self.file.as_raw_fd(), &raw mut arg) }.map(drop)
     }
 
     /// Moves the pages of `range` of `from` to `offset` of `to`, which must be
@@ -259,9 +288,6 @@ impl Uffd {
     /// As [`Self::copy`]; the copies are write-protected from the start.
     ///
     /// # Errors
-    /// Those of `UFFDIO_COPY`.
-    ///
-    /// # Panics
     /// As [`Self::copy`].
     pub fn copy_protected(
         &self,
@@ -346,11 +372,12 @@ fn parse_event(bytes: &[u8; size_of::<Message>()]) -> Event {
         address: word(std::mem::offset_of!(Message, address)) as usize & !0xfff,
         write: flags & 1 != 0,
         wp: flags & 2 != 0,
+        rwp: flags & 8 != 0,
     }
 }
 
 impl Event {
-    /// Whether it is a write to a write-protected page.
+    /// A write to a write-protected page?
     pub fn is_wp_fault(&self) -> bool {
         self.kind == EVENT_PAGEFAULT && self.wp
     }
@@ -359,7 +386,6 @@ impl Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-
     #[test]
     fn a_write_protection_fault_is_recognised() {
         let mut bytes = [0; 32];

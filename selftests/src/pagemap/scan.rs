@@ -31,6 +31,8 @@ impl Is {
     pub const HUGE: Self = Self(1 << 6);
     /// Soft-dirty.
     pub const SOFT_DIRTY: Self = Self(1 << 7);
+    /// Accessed since userfaultfd protected it against that (7.3 and newer).
+    pub const ACCESSED: Self = Self(1 << 9);
 
     /// Whether all of `other` is in `self`.
     pub fn contains(self, other: Self) -> bool {
@@ -100,7 +102,8 @@ fn scan(region: &Region, range: &Range<usize>, wanted: Is, flags: u64) -> Result
         vec: found.as_mut_ptr() as u64,
         vec_len: found.len() as u64,
         category_mask: wanted.0,
-        return_mask: 0xff,
+        // Kernels refuse what they do not know.
+        return_mask: 0xff | wanted.0,
         ..Arg::default()
     };
     let file = File::open("/proc/self/pagemap")

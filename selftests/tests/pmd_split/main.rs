@@ -15,6 +15,7 @@ mod fail;
 mod fixture;
 mod flags;
 mod folio;
+mod fork_event;
 mod migrate;
 mod moved;
 mod partial;

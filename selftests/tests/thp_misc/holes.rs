@@ -4,17 +4,22 @@
 
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::{fs, process};
 
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::statvfs;
 use selftests::counters::{Expect, Snapshot, status_kib};
-use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region};
+use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region, pages};
 use selftests::outcome::xfail;
 use selftests::pagemap::smaps;
 use selftests::pattern::FIRST;
-use selftests::{enter, guard};
+use selftests::{enter, guard, settings, skip};
 use test_case::test_case;
 
 use crate::files::{Cached, Kind, load_each, page_out};
+use crate::split::split;
 
 /// What a file of 2 MiB holds.
 struct Model(Vec<u8>);
@@ -205,4 +210,66 @@ fn end_of_a_file_ends_its_huge_pages() {
             .unchanged(&["nr_shmem_hugepages", "nr_shmem_pmdmapped"])
             .check_settled(&before);
     }
+}
+
+/// A tmpfs of our own, with huge pages; it ends with this.
+struct Tmpfs(PathBuf);
+
+impl Tmpfs {
+    fn mount() -> Self {
+        let place = PathBuf::from(format!("/dev/shm/hugeprobe-tmpfs-{}", process::id()));
+        fs::create_dir(&place).expect("a folder of our own");
+        let made = Self(place);
+        let options = Some("size=16M,huge=always");
+        let (none, flags) = (None::<&str>, MsFlags::empty());
+        if let Err(errno) = mount(none, &made.0, Some("tmpfs"), flags, options) {
+            skip!("mount of a tmpfs with huge pages: {errno} (CONFIG_TRANSPARENT_HUGEPAGE)");
+        }
+        made
+    }
+
+    /// Pages that are taken.
+    fn used(&self) -> u64 {
+        let found = statvfs(&self.0).expect("our own file system");
+        found.blocks() - found.blocks_free()
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// A file that ends inside of a huge page: when that is split, what lies beyond the end is given
+/// back to the file system at once.
+#[test]
+fn split_gives_back_what_is_beyond_the_end() {
+    enter!();
+    let _quiet = settings::quiet();
+    let place = Tmpfs::mount();
+    let file = fs::File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(place.0.join("file"))
+        .expect("a file of our own");
+    file.set_len(100 * PAGE as u64).expect("100 pages");
+    // A huge page wants a mapping as large.
+    let region = Region::shared_file(&file, 0, PMD).expect("a mapping");
+    let empty = place.used();
+    FIRST.fill(&region, 0..100);
+    if place.used() - empty != PAGES_PER_PMD as u64 {
+        skip!("this kernel makes no huge page where the file ends inside of it");
+    }
+    let before = Snapshot::take();
+    split(&region, &pages(0..100), 0, None);
+    assert_eq!(place.used() - empty, 100, "pages that are taken");
+    Expect::new()
+        .delta("thp_split_page", 1)
+        .delta("nr_shmem_hugepages", -1)
+        .delta("nr_shmem", 100 - PAGES_PER_PMD as i64)
+        .check(&before);
+    FIRST.check(&region, 0..100);
 }

@@ -9,6 +9,7 @@ mod files;
 mod holes;
 mod locked;
 mod moves;
+mod rwp;
 mod sizes;
 mod split;
 mod split_files;
