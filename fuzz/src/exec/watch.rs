@@ -26,10 +26,17 @@ impl Known {
     /// Whether anything was at the page before the step, if that was looked at.
     pub fn populated(&self, page: usize) -> Option<bool> {
         let entries = self.entries[page / SLOT_PAGES].as_ref()?;
-        let there = entries[page % SLOT_PAGES] & bit::ANYTHING;
-        // UFFDIO_COPY replaces the mark of a protected page that is not there
-        (there != bit::UFFD_WP || !self.fills).then_some(there != 0)
+        populated(entries[page % SLOT_PAGES], self.fills)
     }
+}
+
+/// Whether there is anything that an operation would meet. UFFDIO_COPY replaces the mark of a
+/// protected page that is not there, and the page map shows that mark and a protected page in swap
+/// alike (`pte_to_pagemap_entry()`).
+fn populated(entry: u64, fills: bool) -> Option<bool> {
+    let there = entry & bit::ANYTHING;
+    let may_be_mark = there & bit::PRESENT == 0 && there & bit::UFFD_WP != 0;
+    (!fills || !may_be_mark).then_some(there != 0)
 }
 
 impl Process<'_> {
@@ -112,5 +119,20 @@ impl Process<'_> {
             .board
             .model()
             .effect_seen(self.me, page, store, seen)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_protected_page_that_is_not_present_may_be_a_mark() {
+        let mark = bit::SWAP | bit::UFFD_WP;
+        assert_eq!(populated(mark, true), None);
+        assert_eq!(populated(mark, false), Some(true));
+        assert_eq!(populated(bit::SWAP, true), Some(true));
+        assert_eq!(populated(bit::PRESENT | bit::UFFD_WP, true), Some(true));
+        assert_eq!(populated(0, true), Some(false));
     }
 }
