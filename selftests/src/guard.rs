@@ -10,11 +10,15 @@ use std::arch::global_asm;
 use std::fmt;
 use std::sync::Once;
 
+mod series;
+
+pub use self::series::Series;
+
 global_asm!(
     ".pushsection .text.hugeprobe_guard, \"ax\", @progbits",
     ".globl hugeprobe_guard_begin, hugeprobe_guard_end, hugeprobe_guard_fault",
     ".globl hugeprobe_guard_load, hugeprobe_guard_store, hugeprobe_guard_copy, hugeprobe_guard_words",
-    ".globl hugeprobe_guard_gather",
+    ".globl hugeprobe_guard_gather, hugeprobe_guard_fill, hugeprobe_guard_differ",
     "hugeprobe_guard_begin:",
     // (address, out): one byte
     "hugeprobe_guard_load:",
@@ -53,6 +57,37 @@ global_asm!(
     "2:",
     "xor eax, eax",
     "ret",
+    // (to, first word, from one word to the next, blocks of 8 words)
+    "hugeprobe_guard_fill:",
+    ".irp at, 0, 8, 16, 24, 32, 40, 48, 56",
+    "mov qword ptr [rdi + \\at], rsi",
+    "add rsi, rdx",
+    ".endr",
+    "add rdi, 64",
+    "dec rcx",
+    "jnz hugeprobe_guard_fill",
+    "xor eax, eax",
+    "ret",
+    // (from, first word, from one word to the next, blocks of 8 words): in rdx how many
+    // blocks are left from the first that differs. One jump for a block, as jumps are what
+    // an emulated CPU is slow at.
+    "hugeprobe_guard_differ:",
+    "xor r8d, r8d",
+    ".irp at, 0, 8, 16, 24, 32, 40, 48, 56",
+    "mov r9, qword ptr [rdi + \\at]",
+    "xor r9, rsi",
+    "or r8, r9",
+    "add rsi, rdx",
+    ".endr",
+    "test r8, r8",
+    "jnz 4f",
+    "add rdi, 64",
+    "dec rcx",
+    "jnz hugeprobe_guard_differ",
+    "4:",
+    "mov rdx, rcx",
+    "xor eax, eax",
+    "ret",
     "hugeprobe_guard_end:",
     // The handler has put signal and code into rax, the address into rdx.
     "hugeprobe_guard_fault:",
@@ -60,7 +95,8 @@ global_asm!(
     ".popsection",
 );
 
-/// What the accesses return in rax and rdx: zero, or signal, code and address.
+/// What the accesses return in rax and rdx: zero and what the access says, or signal and code,
+/// and address.
 #[repr(C)]
 struct Raw {
     cause: u64,

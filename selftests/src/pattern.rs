@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::ops::Range;
 
-use crate::guard;
+use crate::guard::{self, Series};
 use crate::mapping::{PAGE, Region};
 
 /// Words of eight bytes in a page.
@@ -52,14 +52,16 @@ impl Stamp {
         identity.wrapping_mul(MIX)
     }
 
+    fn series(self, page: usize) -> Series {
+        Series {
+            first: self.key(page),
+            step: STEP,
+        }
+    }
+
     /// The content of page number `page`.
     pub fn page(self, page: usize) -> [u64; WORDS] {
-        let mut word = self.key(page);
-        std::array::from_fn(|_| {
-            let this = word;
-            word = word.wrapping_add(STEP);
-            this
-        })
+        words_of(self.series(page))
     }
 
     /// Writes pages `numbers` of `region`.
@@ -69,7 +71,7 @@ impl Stamp {
     #[track_caller]
     pub fn fill(self, region: &Region, numbers: Range<usize>) {
         for number in numbers {
-            if let Err(fault) = guard::write_words(region.page_addr(number), &self.page(number)) {
+            if let Err(fault) = self.series(number).write(region.page_addr(number), WORDS) {
                 panic!("page {number}: cannot be written: {fault}");
             }
         }
@@ -120,11 +122,11 @@ pub enum Content {
 }
 
 impl Content {
-    fn words(self, page: usize) -> [u64; WORDS] {
+    fn series(self, page: usize) -> Series {
         match self {
-            Self::Stamped(stamp) => stamp.page(page),
-            Self::Moved { stamp, by } => stamp.page(page.wrapping_add_signed(by)),
-            Self::Zero => [0; WORDS],
+            Self::Stamped(stamp) => stamp.series(page),
+            Self::Moved { stamp, by } => stamp.series(page.wrapping_add_signed(by)),
+            Self::Zero => Series { first: 0, step: 0 },
         }
     }
 
@@ -142,18 +144,38 @@ impl Content {
 
     /// Pages of the memory at `base` that are not as expected, each in words.
     pub fn mismatches(self, base: usize, numbers: Range<usize>) -> Vec<(usize, String)> {
-        let mut words = [0; WORDS];
         numbers
             .filter_map(|number| {
-                let expected = self.words(number);
-                let why = match guard::read_words(base + number * PAGE, &mut words) {
+                let addr = base + number * PAGE;
+                let why = match self.series(number).is_at(addr, WORDS) {
+                    Ok(true) => return None,
+                    Ok(false) => self.explain(addr, number),
                     Err(fault) => fault.to_string(),
-                    Ok(()) => describe(&expected, &words)?,
                 };
                 Some((number, why))
             })
             .collect()
     }
+
+    /// What is wrong with the page at `addr`, which was just found to differ.
+    fn explain(self, addr: usize, number: usize) -> String {
+        let mut words = [0; WORDS];
+        match guard::read_words(addr, &mut words) {
+            Err(fault) => fault.to_string(),
+            Ok(()) => describe(&words_of(self.series(number)), &words)
+                .unwrap_or_else(|| "it differed, and was as expected a moment later".to_owned()),
+        }
+    }
+}
+
+/// All words of a page.
+fn words_of(series: Series) -> [u64; WORDS] {
+    let mut word = series.first;
+    std::array::from_fn(|_| {
+        let this = word;
+        word = word.wrapping_add(series.step);
+        this
+    })
 }
 
 /// Checks that pages `numbers` contain only zero bytes.
