@@ -7,18 +7,36 @@
 //! `VmPTE` (capital first letter) a line of `/proc/self/status`;
 //! `meminfo/SwapFree` a line of `/proc/meminfo`. Values in kB stay in kB.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::fs;
+use std::mem::ManuallyDrop;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::not_applicable;
+use self::sources::Sources;
+use crate::{not_applicable, text};
 
-/// Counters at one moment.
+mod sources;
+
+thread_local! {
+    /// Opened by the first snapshot, and closed by the end of the process: one by one would take
+    /// longer.
+    static SOURCES: RefCell<ManuallyDrop<Sources>> =
+        RefCell::new(ManuallyDrop::new(Sources::open()));
+}
+
+/// Counters at one moment. Kept as text: a test asks for a few of some three hundred.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    values: BTreeMap<String, i64>,
+    vmstat: String,
+    status: String,
+    meminfo: String,
+    thp: Vec<(u32, Stats)>,
 }
+
+/// Names and values of the statistics of one THP size.
+type Stats = Vec<(Arc<str>, i64)>;
 
 impl Snapshot {
     /// Reads vmstat, meminfo, this process's status and the statistics of
@@ -33,22 +51,29 @@ impl Snapshot {
     }
 
     fn of_sizes(kib: &[u32]) -> Self {
-        // Node and zone counters are kept per CPU and folded now and then;
-        // this folds them now. Absent without CONFIG_SMP, where nothing needs it.
-        let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
-        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let mut values = parse_lines(&read("/proc/vmstat"), "");
-        values.extend(parse_lines(&read("/proc/self/status"), ""));
-        values.extend(parse_lines(&read("/proc/meminfo"), "meminfo/"));
-        for size in kib {
-            values.extend(read_thp_stats(*size));
-        }
-        Self { values }
+        SOURCES.with_borrow_mut(|sources| {
+            sources.fold();
+            Self {
+                vmstat: sources.vmstat(),
+                // Not kept open: a child is another process.
+                status: text::read("/proc/self/status").unwrap_or_default(),
+                meminfo: sources.meminfo(),
+                thp: kib.iter().map(|kib| (*kib, sources.thp(*kib))).collect(),
+            }
+        })
     }
 
     /// The value of a counter, or `None` where the kernel has no such counter.
     pub fn get(&self, name: &str) -> Option<i64> {
-        self.values.get(name).copied()
+        if let Some(name) = name.strip_prefix("meminfo/") {
+            return value_of(&self.meminfo, name);
+        }
+        if let Some((kib, name)) = name.split_once("kB/") {
+            let kib = kib.parse().ok()?;
+            let (_, stats) = self.thp.iter().find(|(size, _)| *size == kib)?;
+            return stats.iter().find(|(n, _)| **n == *name).map(|(_, v)| *v);
+        }
+        value_of(&self.vmstat, name).or_else(|| value_of(&self.status, name))
     }
 
     /// What happened to a counter from this snapshot to `after`.
@@ -107,20 +132,6 @@ fn parse_thp_folder(name: &str) -> Option<u32> {
         .ok()
 }
 
-fn read_thp_stats(kib: u32) -> BTreeMap<String, i64> {
-    let folder = format!("{}/hugepages-{kib}kB/stats", crate::settings::THP);
-    let Ok(files) = fs::read_dir(folder) else {
-        return BTreeMap::new();
-    };
-    files
-        .flatten()
-        .filter_map(|file| {
-            let value = number(fs::read_to_string(file.path()).ok()?.trim())?;
-            Some((format!("{kib}kB/{}", file.file_name().to_str()?), value))
-        })
-        .collect()
-}
-
 /// A count. The kernel shows one below zero as a number just below 2^64, and a
 /// counter that is wrong must not look like one that is not there.
 fn number(text: &str) -> Option<i64> {
@@ -128,17 +139,16 @@ fn number(text: &str) -> Option<i64> {
     text.parse().ok().or_else(wrapped)
 }
 
-/// Parses `name value`, `name: value` and `name: value kB` lines; others, such
-/// as masks and names, are left out.
-pub fn parse_lines(text: &str, prefix: &str) -> BTreeMap<String, i64> {
-    text.lines()
-        .filter_map(|line| {
-            let mut words = line.split_whitespace();
-            let name = words.next()?.trim_end_matches(':');
-            let value = number(words.next()?)?;
-            matches!(words.next(), None | Some("kB")).then(|| (format!("{prefix}{name}"), value))
-        })
-        .collect()
+/// The value of the line `name value`, `name: value` or `name: value kB` of a text; others, such
+/// as masks and names, have none.
+fn value_of(text: &str, name: &str) -> Option<i64> {
+    let rest = text.lines().find_map(|line| {
+        let rest = line.strip_prefix(name)?;
+        rest.starts_with([':', ' ', '\t']).then_some(rest)
+    })?;
+    let mut words = rest.trim_start_matches(':').split_ascii_whitespace();
+    let value = number(words.next()?)?;
+    matches!(words.next(), None | Some("kB")).then_some(value)
 }
 
 /// What an operation shall do to the counters: every named one exactly so.
@@ -266,32 +276,35 @@ mod tests {
 
     #[test]
     fn counts_below_zero_are_counts() {
-        let lines = parse_lines("nr_anon 18446744073709551615\nVmRSS: 12 kB\nname: text", "");
-        assert_eq!(lines.get("nr_anon"), Some(&-1));
-        assert_eq!(lines.get("VmRSS"), Some(&12));
-        assert_eq!(lines.get("name"), None);
+        let text = "nr_anon 18446744073709551615\nVmRSS: 12 kB\nname: text\n";
+        assert_eq!(value_of(text, "nr_anon"), Some(-1));
+        assert_eq!(value_of(text, "VmRSS"), Some(12));
+        assert_eq!(value_of(text, "name"), None);
     }
 
-    fn snapshot(pairs: &[(&str, i64)]) -> Snapshot {
-        let values = pairs.iter().map(|(n, v)| (n.to_string(), *v)).collect();
-        Snapshot { values }
+    fn snapshot(vmstat: &str) -> Snapshot {
+        Snapshot {
+            vmstat: vmstat.to_string(),
+            ..Snapshot::default()
+        }
     }
 
     #[test]
-    fn vmstat_and_status_lines_are_parsed() {
-        let vmstat = parse_lines("nr_free_pages 1234\nthp_split_pmd 7\n", "");
-        assert_eq!(vmstat["thp_split_pmd"], 7);
-        let status = parse_lines(
-            "Name:\tpmd_split\nVmPTE:\t     124 kB\nUid:\t0\t0\t0\t0\nThreads:\t1\n",
-            "",
-        );
-        assert_eq!(status["VmPTE"], 124);
-        assert_eq!(status["Threads"], 1);
-        assert!(!status.contains_key("Name") && !status.contains_key("Uid"));
-        assert_eq!(
-            parse_lines("SwapFree: 8 kB\n", "meminfo/")["meminfo/SwapFree"],
-            8
-        );
+    fn each_name_is_looked_up_in_its_file() {
+        let counters = Snapshot {
+            vmstat: "nr_free_pages 1234\nthp_split_pmd 7\nthp_split_pud 8\n".into(),
+            status: "Name:\tpmd_split\nVmPTE:\t     124 kB\nUid:\t0\t0\t0\t0\nThreads:\t1\n".into(),
+            meminfo: "SwapTotal: 9 kB\nSwapFree:      8 kB\nHugePages_Free:        3\n".into(),
+            thp: vec![(64, vec![]), (2048, vec![("nr_anon".into(), 5)])],
+        };
+        assert_eq!(counters.get("thp_split_pmd"), Some(7));
+        assert_eq!(counters.get("VmPTE"), Some(124));
+        assert_eq!(counters.get("Threads"), Some(1));
+        assert_eq!(counters.get("meminfo/SwapFree"), Some(8));
+        assert_eq!(counters.get("meminfo/HugePages_Free"), Some(3));
+        assert_eq!(counters.get("2048kB/nr_anon"), Some(5));
+        let absent = ["Name", "Uid", "thp_split", "SwapFree", "64kB/nr_anon"];
+        assert_eq!(absent.map(|name| counters.get(name)), [None; 5]);
     }
 
     #[test]
@@ -302,8 +315,8 @@ mod tests {
 
     #[test]
     fn violations_name_every_counter_that_moved_wrongly() {
-        let before = snapshot(&[("thp_split_pmd", 4), ("thp_split_page", 1), ("x", 0)]);
-        let after = snapshot(&[("thp_split_pmd", 6), ("thp_split_page", 2), ("x", 0)]);
+        let before = snapshot("thp_split_pmd 4\nthp_split_page 1\nx 0\n");
+        let after = snapshot("thp_split_pmd 6\nthp_split_page 2\nx 0\n");
         let expect =
             Expect::new()
                 .delta("thp_split_pmd", 1)
@@ -323,8 +336,8 @@ mod tests {
 
     #[test]
     fn exact_deltas_are_no_violation() {
-        let before = snapshot(&[("thp_split_pmd", 4)]);
-        let after = snapshot(&[("thp_split_pmd", 5)]);
+        let before = snapshot("thp_split_pmd 4\n");
+        let after = snapshot("thp_split_pmd 5\n");
         let expect = Expect::new().delta("thp_split_pmd", 1);
         assert_eq!(expect.violations(&before, &after), None);
     }

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use crate::text;
+
 /// The number of the kernel thread `name`, if there is one. Kernel threads alone
 /// have no program, so no process can pose as one.
 pub fn find(name: &str) -> Option<i32> {
@@ -11,7 +13,7 @@ pub fn find(name: &str) -> Option<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let is_it = |pid: &i32| {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
+        let comm = text::read(format!("/proc/{pid}/comm"));
         comm.is_ok_and(|comm| comm.trim() == name)
             && fs::read_link(format!("/proc/{pid}/exe")).is_err()
     };
@@ -21,7 +23,7 @@ pub fn find(name: &str) -> Option<i32> {
 /// The state of process `pid` as proc(5) abbreviates it, `S` for asleep; `None`
 /// when there is no such process.
 pub fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = text::read(format!("/proc/{pid}/stat")).ok()?;
     // "PID (comm) S ...": the command's name may hold anything but ends at the last bracket.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.trim_start().chars().next()

@@ -34,6 +34,7 @@ pub mod release;
 pub mod replay;
 pub mod settings;
 pub mod swap;
+pub mod text;
 pub mod thp;
 pub mod uffd;
 pub mod usermem;

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::mapping::{Advice, PMD, Region};
-use crate::{guard, kthread, outcome, skip};
+use crate::{guard, kthread, outcome, skip, text};
 
 /// Settings that are in force, oldest first: what [`restore_all`] undoes.
 static IN_FORCE: Mutex<Vec<Saved>> = Mutex::new(Vec::new());
@@ -130,7 +130,7 @@ pub fn restore_all() {
 /// # Errors
 /// Those of reading the file.
 pub fn current(path: impl AsRef<Path>) -> io::Result<String> {
-    let text = fs::read_to_string(path)?;
+    let text = text::read(path)?;
     let text = text.trim();
     Ok(choice(text).unwrap_or(text).to_string())
 }
@@ -168,9 +168,11 @@ pub fn quiet() -> Vec<Setting> {
     for kib in crate::counters::thp_sizes_kib() {
         let value = if kib == PMD_KIB { "inherit" } else { "never" };
         let path = format!("{THP}/hugepages-{kib}kB/enabled");
-        // 8 kB exists for shmem only.
-        if Path::new(&path).exists() {
-            settings.push(Setting::set(path, value));
+        match Setting::try_set(&path, value) {
+            Ok(setting) => settings.push(setting),
+            // 8 kB exists for shmem only.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => panic!("cannot set {path} to `{value}`: {error}"),
         }
     }
     settings
