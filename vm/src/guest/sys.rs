@@ -5,9 +5,7 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
 
 use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -78,24 +76,43 @@ pub fn raise_loopback() -> io::Result<()> {
     Ok(())
 }
 
-/// Lets `command` begin on the last CPU; it may change that itself.
-///
-/// A kernel that flushes memory of a process asks each CPU where it has run. The main thread of a
-/// test only waits for another one, and an idle emulated CPU answers late.
-pub fn begin_on_one_cpu(command: &mut Command) {
-    let all = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
-    let last = (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu).unwrap_or(false));
+/// Keeps process or thread `pid` on the last CPU, from which tests start.
+pub fn keep_on_last_cpu(pid: Pid) {
     let mut one = CpuSet::new();
-    if last.is_none_or(|cpu| one.set(cpu).is_err()) {
-        return;
+    if last_cpu().is_some_and(|last| one.set(last).is_ok()) {
+        // Some threads of the kernel may not be moved, and need not.
+        let _ = sched_setaffinity(pid, &one);
     }
-    let restrict = move || {
-        // A test that begins anywhere is right, too.
-        let _ = sched_setaffinity(Pid::from_raw(0), &one);
-        Ok(())
-    };
-    // SAFETY: sched_setaffinity() is a system call and nothing more.
-    unsafe { command.pre_exec(restrict) };
+}
+
+/// The number of the last CPU that this process may use.
+pub fn last_cpu() -> Option<usize> {
+    let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
+    (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu).unwrap_or(false))
+}
+
+/// Keeps this process, and what it starts meanwhile, on the last CPU until it is dropped.
+///
+/// A kernel that flushes memory of a process asks each CPU where it has run, and an idle emulated
+/// CPU answers late. The main thread of a test only waits for another one, and the first process
+/// only waits for the test.
+pub struct OnLastCpu {
+    before: CpuSet,
+}
+
+impl OnLastCpu {
+    /// Moves there, if need be.
+    pub fn new() -> Self {
+        let before = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+        keep_on_last_cpu(Pid::from_raw(0));
+        Self { before }
+    }
+}
+
+impl Drop for OnLastCpu {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.before);
+    }
 }
 
 /// Runs for a moment on each CPU.

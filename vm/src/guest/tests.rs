@@ -3,12 +3,12 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::programs::Programs;
 use super::settings::Settings;
-use super::supervise::{self, Outcome};
+use super::supervise::{Outcome, Running};
 use super::verdict::{Findings, Words};
 use super::{Guest, log, sys};
 use crate::event::{Event, Stream};
@@ -95,21 +95,19 @@ impl Guest {
         if let Some(coverage) = &self.coverage {
             coverage.attach(&mut command);
         }
-        sys::begin_on_one_cpu(&mut command);
         let limit = Duration::from_secs(test.timeout_s.into());
         let mut room = OUTPUT_LIMIT;
-        supervise::run(
-            self,
-            &mut command,
-            Some(limit),
-            &mut |guest, stream, line| {
-                words.hear(&line);
-                // A serial line is slow, and most of what tests write is this.
-                if !words.is_idle(&line) {
-                    guest.test_output(stream, line, &mut room);
-                }
-            },
-        )
+        let mut on_line = |guest: &mut Self, stream, line: String| {
+            words.hear(&line);
+            // A serial line is slow, and most of what tests write is this.
+            if !words.is_idle(&line) {
+                guest.test_output(stream, line, &mut room);
+            }
+        };
+        let near = sys::OnLastCpu::new();
+        let running = Running::start(&mut command, Stdio::null())?;
+        drop(near);
+        Ok(running.attend(self, Some(limit), &mut on_line))
     }
 
     /// Writes down what the test reached; one that cannot be is told in its output.
