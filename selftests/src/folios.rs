@@ -83,33 +83,59 @@ pub fn pieces(pages: &[Option<Page>]) -> Vec<Piece> {
 /// Those of reading `/proc/kpageflags`: it is for root only.
 pub fn census(entries: &[Entry]) -> io::Result<Vec<Option<Page>>> {
     let mut blocks = HashMap::new();
-    for block in entries
-        .iter()
-        .filter_map(|entry| entry.pfn())
-        .map(|pfn| pfn / BLOCK)
-    {
-        if let Slot::Vacant(slot) = blocks.entry(block) {
-            slot.insert(kpage::flags(block * BLOCK, BLOCK as usize)?);
+    let mut last = None;
+    for pfn in entries.iter().filter_map(|entry| entry.pfn()) {
+        let number = pfn / BLOCK;
+        // Neighbours mostly are in the same block.
+        if last != Some(number)
+            && let Slot::Vacant(slot) = blocks.entry(number)
+        {
+            slot.insert(Block::new(kpage::flags(number * BLOCK, BLOCK as usize)?));
         }
+        last = Some(number);
     }
-    let page = |pfn: u64| describe(pfn, &blocks[&(pfn / BLOCK)]);
-    Ok(entries.iter().map(|entry| entry.pfn().map(page)).collect())
+    let mut last: Option<(u64, &Block)> = None;
+    let mut page = |pfn: u64| {
+        let number = pfn / BLOCK;
+        let block = match last {
+            Some((same, block)) if same == number => block,
+            _ => &blocks[&number],
+        };
+        last = Some((number, block));
+        block.page(pfn)
+    };
+    let pages = entries.iter().map(|entry| entry.pfn().map(&mut page));
+    Ok(pages.collect())
 }
 
-/// One page, given the flags of the 512 frames around it.
-fn describe(pfn: u64, block: &[Flags]) -> Page {
-    let at = (pfn % BLOCK) as usize;
-    let tail = |flags: &&Flags| flags.compound_tail();
-    let index = block[..=at].iter().rev().take_while(tail).count();
-    let head = at - index;
-    let tails = block[head + 1..].iter().take_while(tail).count();
-    let order = (tails + 1).ilog2() as u8;
-    Page {
-        pfn,
-        order,
-        index: index as u64,
-        flags: block[at],
-        head: block[head],
+/// The flags of 512 frames, and for each of them where its folio begins and of which order it is.
+struct Block {
+    flags: Vec<Flags>,
+    folios: Vec<(usize, u8)>,
+}
+
+impl Block {
+    fn new(flags: Vec<Flags>) -> Self {
+        let mut folios = Vec::with_capacity(flags.len());
+        while let Some(rest) = flags.get(folios.len() + 1..) {
+            let head = folios.len();
+            let tails = rest.iter().take_while(|f| f.compound_tail()).count();
+            let order = (tails + 1).ilog2() as u8;
+            folios.extend(std::iter::repeat_n((head, order), tails + 1));
+        }
+        Self { flags, folios }
+    }
+
+    fn page(&self, pfn: u64) -> Page {
+        let at = (pfn % BLOCK) as usize;
+        let (head, order) = self.folios[at];
+        Page {
+            pfn,
+            order,
+            index: (at - head) as u64,
+            flags: self.flags[at],
+            head: self.flags[head],
+        }
     }
 }
 
@@ -120,19 +146,19 @@ mod tests {
     const HEAD_ON_LRU: Flags = Flags(1 << 15 | 1 << 5);
     const TAIL: Flags = Flags(1 << 16);
 
-    fn block(folios: &[(usize, u8)]) -> Vec<Flags> {
+    fn block(folios: &[(usize, u8)]) -> Block {
         let mut flags = vec![Flags(0); BLOCK as usize];
         for &(head, order) in folios {
             flags[head] = HEAD_ON_LRU;
             flags[head + 1..head + (1 << order)].fill(TAIL);
         }
-        flags
+        Block::new(flags)
     }
 
     #[test]
     fn tail_page_knows_its_folio() {
         let block = block(&[(16, 4), (32, 4)]);
-        let page = describe(BLOCK * 7 + 37, &block);
+        let page = block.page(BLOCK * 7 + 37);
         assert_eq!((page.order, page.index), (4, 5));
         assert!(page.head.lru() && !page.flags.lru());
     }
@@ -140,21 +166,21 @@ mod tests {
     #[test]
     fn small_page_between_folios_is_order_0() {
         let block = block(&[(0, 2), (8, 3)]);
-        assert_eq!(describe(5, &block).order, 0);
-        assert_eq!(describe(7, &block).order, 0);
+        assert_eq!(block.page(5).order, 0);
+        assert_eq!(block.page(7).order, 0);
     }
 
     #[test]
     fn folio_of_a_whole_block_is_order_9() {
         let block = block(&[(0, 9)]);
-        let last = describe(511, &block);
+        let last = block.page(511);
         assert_eq!((last.order, last.index), (9, 511));
     }
 
     #[test]
     fn pieces_break_at_holes_at_other_folios_and_at_disorder() {
         let block = block(&[(0, 2), (4, 2)]);
-        let page = |pfn| Some(describe(pfn, &block));
+        let page = |pfn| Some(block.page(pfn));
         let mapped = [
             page(0),
             page(1),

@@ -146,7 +146,7 @@ impl Content {
     pub fn mismatches(self, base: usize, numbers: Range<usize>) -> Vec<(usize, String)> {
         numbers
             .filter_map(|number| {
-                let addr = base + number * PAGE;
+                let addr = base.wrapping_add(number * PAGE);
                 let why = match self.series(number).is_at(addr, WORDS) {
                     Ok(true) => return None,
                     Ok(false) => self.explain(addr, number),

@@ -9,12 +9,15 @@ use selftests::counters::{Expect, Snapshot};
 use selftests::filesystem::Filesystem;
 use selftests::folios::{Piece, census, pieces};
 use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region, page};
-use selftests::pattern::FIRST;
+use selftests::pattern::{Content, FIRST};
 use selftests::release::release;
 use selftests::{enter, guard, pagemap, settings, skip, thp};
 use test_case::test_case;
 
 use crate::split::{halves_without, split, uniform};
+
+/// Pages of the file that are read at once.
+const CHUNK: usize = 64;
 
 /// First release that splits unevenly, around the page it is told.
 const FIRST_AROUND: (u32, u32) = (6, 15);
@@ -95,7 +98,8 @@ fn written(disk: &Filesystem, huge_pages: usize) -> File {
         .open(path)
         .expect("a file on our own file system");
     for number in 0..huge_pages * PAGES_PER_PMD {
-        file.write_all_at(&bytes(&FIRST.page(number)), (number * PAGE) as u64)
+        let bytes = FIRST.page(number).map(u64::to_ne_bytes);
+        file.write_all_at(bytes.as_flattened(), (number * PAGE) as u64)
             .expect("room on our own file system");
     }
     file.sync_all().expect("fsync");
@@ -107,12 +111,14 @@ fn written(disk: &Filesystem, huge_pages: usize) -> File {
 #[track_caller]
 fn assert_on_disk(file: &File, huge_pages: usize) {
     drop_cache(file);
-    let mut found = vec![0; PAGE];
-    for number in 0..huge_pages * PAGES_PER_PMD {
-        file.read_exact_at(&mut found, (number * PAGE) as u64)
+    let wanted = Content::Stamped(FIRST.next());
+    let mut found = vec![0; CHUNK * PAGE];
+    for first in (0..huge_pages * PAGES_PER_PMD).step_by(CHUNK) {
+        file.read_exact_at(&mut found, (first * PAGE) as u64)
             .expect("our own file");
-        let wanted = bytes(&FIRST.next().page(number));
-        assert!(found == wanted, "page {number} of the file on the disk");
+        let base = (found.as_ptr() as usize).wrapping_sub(first * PAGE);
+        let wrong = wanted.mismatches(base, first..first + CHUNK);
+        assert!(wrong.is_empty(), "the file on the disk: {wrong:?}");
     }
 }
 
@@ -120,8 +126,4 @@ fn drop_cache(file: &File) {
     // SAFETY: concerns the cache of a file only.
     let status = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(status, 0, "POSIX_FADV_DONTNEED");
-}
-
-fn bytes(words: &[u64]) -> Vec<u8> {
-    words.iter().flat_map(|word| word.to_ne_bytes()).collect()
 }
