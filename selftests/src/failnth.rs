@@ -9,6 +9,8 @@ use std::path::Path;
 use crate::settings::Setting;
 use crate::skip;
 
+mod rseq;
+
 const DEBUGFS: &str = "/sys/kernel/debug";
 /// Of the thread that opens it.
 const FILE: &str = "/proc/thread-self/fail-nth";
@@ -53,6 +55,7 @@ impl Injection {
     }
 
     fn with(settings: Vec<Setting>) -> Self {
+        rseq::end();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -70,6 +73,7 @@ impl Injection {
     /// When its file cannot be opened.
     #[track_caller]
     pub fn here(&self) -> Self {
+        rseq::end();
         let file = OpenOptions::new().read(true).write(true).open(FILE);
         Self {
             _settings: Vec::new(),
@@ -140,6 +144,7 @@ impl Injection {
     /// # Panics
     /// When the kernel does not take the number.
     pub fn arm_until_exit(&self) {
+        rseq::end();
         std::fs::write(FILE, PLENTY.to_string()).expect("fail-nth takes a number");
     }
 
