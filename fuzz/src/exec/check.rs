@@ -37,6 +37,19 @@ pub mod bit {
     pub const PRESENT: u64 = 1 << 63;
     /// The entry is not empty.
     pub const ANYTHING: u64 = PRESENT | SWAP | GUARD | UFFD_WP;
+
+    /// Whether there is no page behind an entry but a mark of userfaultfd or a guard. The page
+    /// map shows marks as swapped out, to the last of the 32 swap types
+    /// (`SWP_PTE_MARKER` in include/linux/swap.h).
+    pub const fn is_mark(entry: u64) -> bool {
+        const TYPE: u64 = 0x1f;
+        entry & (PRESENT | SWAP) == SWAP && entry & TYPE == TYPE
+    }
+
+    /// Whether there is a page behind an entry, in memory or in swap.
+    pub const fn is_populated(entry: u64) -> bool {
+        entry & (PRESENT | SWAP) != 0 && !is_mark(entry)
+    }
 }
 
 /// A page map entry in words.

@@ -31,12 +31,10 @@ impl Known {
 }
 
 /// Whether there is anything that an operation would meet. UFFDIO_COPY replaces the mark of a
-/// protected page that is not there, and the page map shows that mark and a protected page in swap
-/// alike (`pte_to_pagemap_entry()`).
+/// protected page that is not there, UFFDIO_ZEROPAGE does not.
 fn populated(entry: u64, fills: bool) -> Option<bool> {
-    let there = entry & bit::ANYTHING;
-    let may_be_mark = there & bit::PRESENT == 0 && there & bit::UFFD_WP != 0;
-    (!fills || !may_be_mark).then_some(there != 0)
+    let replaced = fills && bit::is_mark(entry) && entry & bit::UFFD_WP != 0;
+    (!replaced).then_some(entry & bit::ANYTHING != 0)
 }
 
 impl Process<'_> {
@@ -111,10 +109,7 @@ impl Process<'_> {
 
     /// The same where the entry is at hand.
     pub(super) fn expected_seen(&self, page: usize, store: bool, entry: u64) -> Effect {
-        let seen = (
-            entry & (bit::PRESENT | bit::SWAP) != 0,
-            entry & bit::UFFD_WP != 0,
-        );
+        let seen = (bit::is_populated(entry), entry & bit::UFFD_WP != 0);
         self.setup
             .board
             .model()
@@ -127,11 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_protected_page_that_is_not_present_may_be_a_mark() {
-        let mark = bit::SWAP | bit::UFFD_WP;
+    fn a_mark_of_protection_is_no_page() {
+        let swapped = bit::SWAP | bit::UFFD_WP;
+        let mark = swapped | 0x3f;
+        assert!(bit::is_populated(swapped) && !bit::is_populated(mark));
+        assert!(bit::is_populated(mark | bit::PRESENT));
         assert_eq!(populated(mark, true), None);
         assert_eq!(populated(mark, false), Some(true));
-        assert_eq!(populated(bit::SWAP, true), Some(true));
+        assert_eq!(populated(swapped, true), Some(true));
         assert_eq!(populated(bit::PRESENT | bit::UFFD_WP, true), Some(true));
         assert_eq!(populated(0, true), Some(false));
     }
