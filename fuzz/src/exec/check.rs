@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use super::access::{agree, load_words, store_words};
+use super::access::{agree, load_words, page_name, store_words};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
@@ -90,6 +90,9 @@ impl Process<'_> {
         }
         for slot in (0..SLOTS).filter(|slot| touched.has(*slot)) {
             let entries = self.entries(slot)?;
+            if matches!(step.op, Op::Mremap { .. } | Op::UffdMove { .. }) {
+                self.check_moved(slot, &entries)?;
+            }
             self.check_slot(slot, &entries, &focus)?;
         }
         let mut probed = Vec::with_capacity(4 + 2 * SLOTS);
@@ -113,6 +116,25 @@ impl Process<'_> {
             self.probe_quietly(page)?;
         }
         self.check_pin()
+    }
+
+    /// What moved is soft-dirty, for who tracks contents by address (move_soft_dirty_pte()).
+    fn check_moved(&self, slot: usize, entries: &[u64; SLOT_PAGES]) -> Result<(), Broken> {
+        for (index, entry) in entries.iter().enumerate() {
+            let number = slot * SLOT_PAGES + index;
+            let model = self.setup.board.model();
+            let clean = entry & (bit::PRESENT | bit::SWAP) != 0 && entry & bit::SOFT_DIRTY == 0;
+            if model.take_moved(self.me, number) && clean && self.setup.features.soft_dirty {
+                let flags = model.pages(self.me)[number].flags;
+                let detail = format!(
+                    "{}: page map {}, model {flags:?}",
+                    page_name(number),
+                    shown(*entry)
+                );
+                return Err((Oracle::Bits, "moved page not soft-dirty".into(), detail));
+            }
+        }
+        Ok(())
     }
 
     /// Opens the page map of this process, once.

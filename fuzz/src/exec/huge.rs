@@ -4,7 +4,7 @@
 
 use std::os::fd::AsRawFd;
 
-use super::check::Broken;
+use super::check::{Broken, bit};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;
@@ -64,6 +64,17 @@ impl Process<'_> {
                 let detail =
                     format!("slot {slot} was mapped by one PMD before, slot {place} is not after");
                 return Err((Oracle::Huge, "huge page split".into(), detail));
+            }
+            if place != slot && self.setup.features.soft_dirty {
+                let entries = self.entries(place)?;
+                if entries.iter().any(|entry| entry & bit::SOFT_DIRTY == 0) {
+                    let detail = format!("slot {slot} was moved to slot {place}");
+                    return Err((
+                        Oracle::Bits,
+                        "moved huge page not soft-dirty".into(),
+                        detail,
+                    ));
+                }
             }
         }
         let wanted = before

@@ -222,6 +222,7 @@ impl Model {
                     self.reserve_fill(step.process.index(), at, len);
                 }
                 let _ = self.apply(step, 0, &Assumed);
+                self.forget_moves(step.process.index());
             }
         }
     }

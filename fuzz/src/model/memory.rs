@@ -4,7 +4,7 @@
 
 use super::page::{Flags, Page, file_stamp};
 use super::{Effect, Facts, Model, Touched, Wanted};
-use crate::program::{Addr, Backing, Len, Move, PAGES, Prot};
+use crate::program::{Addr, Backing, Len, Move, PAGES, Prot, SLOT_PAGES};
 
 /// The arguments of an mremap.
 #[derive(Clone, Copy)]
@@ -232,6 +232,7 @@ impl Model {
         facts: &dyn Facts,
     ) -> (Wanted, Touched) {
         const FAILURES: &[i32] = &[libc::EFAULT, libc::ENOMEM, libc::EINVAL, libc::EAGAIN];
+        self.forget_moves(who);
         let touched = remap.touched();
         if remap.how == Move::Dontunmap && remap.len != remap.new
             || remap.how != Move::Inplace && remap.overlaps()
@@ -327,7 +328,13 @@ impl Model {
     fn move_page(&mut self, who: usize, from: usize, to: usize, how: Move) {
         let process = &mut self.processes[who];
         process.pages[to] = process.pages[from];
-        process.pages[to].flags.clear(Flags::PINNED);
+        process.pages[to]
+            .flags
+            .clear(Flags::PINNED.with(Flags::MOVED));
+        // where both are alike inside their tables, the kernel may move a table
+        if from % SLOT_PAGES != to % SLOT_PAGES {
+            process.pages[to].flags.set(Flags::MOVED);
+        }
         let source = &mut process.pages[from];
         if how == Move::Dontunmap {
             if source.flags.has(Flags::LOCKED) {

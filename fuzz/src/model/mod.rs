@@ -314,6 +314,21 @@ impl Model {
         page.unsettle_protection();
     }
 
+    /// Whether the step has moved the page; only the first who asks is told.
+    pub fn take_moved(&mut self, process: usize, page: usize) -> bool {
+        let flags = &mut self.processes[process].pages[page].flags;
+        let moved = flags.has(Flags::MOVED);
+        flags.clear(Flags::MOVED);
+        moved
+    }
+
+    /// A step that moves pages begins: what others have moved, it has not.
+    fn forget_moves(&mut self, process: usize) {
+        for page in &mut self.processes[process].pages {
+            page.flags.clear(Flags::MOVED);
+        }
+    }
+
     /// The uffd-wp bit was seen where it was not determined.
     pub fn settle_protection(&mut self, process: usize, page: usize, set: bool) {
         let flags = &mut self.processes[process].pages[page].flags;

@@ -306,3 +306,19 @@ fn locked_memory_that_becomes_writable_may_lose_its_protection() {
     assert!(unsure(&locked, 8) && !unsure(&locked, 9));
     assert!(!unsure(&protected(""), 8));
 }
+
+#[test]
+fn what_moves_page_by_page_has_to_be_soft_dirty_once() {
+    let mut model = run("p0 mmap at=0.0 len=512 prot=rw backing=anon\np0 write at=0.0 len=4\n");
+    let told = Told::default();
+    let there = "p0 mremap at=0.0 len=2 to=1.7 new=2 how=fixed\n";
+    assert!(right(&mut model, there, 0, &told));
+    assert!(model.take_moved(0, 512 + 7) && model.take_moved(0, 512 + 8));
+    assert!(!model.take_moved(0, 512 + 7), "only once");
+    let with_table = "p0 mremap at=0.2 len=2 to=2.2 new=2 how=fixed\n";
+    assert!(right(&mut model, with_table, 0, &told));
+    assert!(
+        !model.take_moved(0, 1024 + 2),
+        "that may be a move of the table"
+    );
+}

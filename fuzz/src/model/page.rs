@@ -71,6 +71,10 @@ impl Flags {
     /// A device may have exclusive access.
     pub const EXCLUSIVE: Self = Self(1 << 25);
 
+    /// A step has just moved the page by itself, not with its page table: if there is one,
+    /// it is soft-dirty.
+    pub const MOVED: Self = Self(1 << 26);
+
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
 
@@ -101,7 +105,7 @@ impl Flags {
 }
 
 /// Names of the bits, from the lowest on; for reports.
-const NAMES: [&str; 26] = [
+const NAMES: [&str; 27] = [
     "mapped",
     "read",
     "write",
@@ -128,6 +132,7 @@ const NAMES: [&str; 26] = [
     "own",
     "zapped",
     "exclusive",
+    "moved",
 ];
 
 impl std::fmt::Debug for Flags {

@@ -165,6 +165,7 @@ impl Model {
     ) -> (Wanted, Touched) {
         const FAILURES: &[i32] = &[EEXIST, ENOENT, EINVAL, EAGAIN, ENOMEM, EFAULT, EBUSY];
         let (from, to, count) = (at.page(), to.page(), len.pages());
+        self.forget_moves(who);
         let touched = Touched::range(from, count).and(Touched::range(to, count));
         let pages = &mut self.processes[who].pages;
         if let Some(errno) = cannot_move(&pages[from], &pages[to]) {
@@ -336,6 +337,10 @@ fn arrive(page: &mut Page, source: &Page, hole: bool) {
         return;
     }
     page.value = source.value;
+    // zeros may be the zero page, which does not become soft-dirty
+    if source.value != 0 && !source.flags.has(Flags::LAZY) {
+        page.flags.set(Flags::MOVED);
+    }
     if source.flags.has(Flags::LAZY) {
         page.flags.set(Flags::LAZY);
     } else if source.flags.has(Flags::DIRTY) {

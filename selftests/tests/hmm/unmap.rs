@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use selftests::counters::{Expect, Snapshot};
 use selftests::hmm::Memory::Private;
@@ -11,7 +12,7 @@ use selftests::hmm::{Access, Dmirror, Level, PageState, Span};
 use selftests::mapping::{Advice, PAGE, PMD, Region, page, pages};
 use selftests::pagemap::smaps;
 use selftests::pattern::{Content, FIRST, Stamp, check_zero};
-use selftests::{child, enter, guard, thp};
+use selftests::{child, enter, guard, outcome, thp};
 use test_case::test_case;
 
 use crate::scene::{self, Baseline, HUGE, send_huge, whole};
@@ -275,4 +276,48 @@ fn dpthp_mremap_pages() {
     for run in between(&[0, 7, 8, 300, 511]) {
         FIRST.check(&region, run);
     }
+}
+
+/// Memory that is discarded while it comes back from the device is gone, once:
+/// neither a reference nor a mapping is given up twice.
+#[test]
+fn dpthp_discarded_on_the_way_back() {
+    const ROUNDS: usize = 400;
+    enter!();
+    scene::needs_huge_pages_on_device();
+    outcome::known_bug(
+        (7, 3),
+        "zap_huge_pmd() asks the folio whether it is device-private, not the entry, and gives up a \
+         mapping and a reference that a migration entry does not have",
+    );
+    let _end = Baseline::new();
+    let dev = Dmirror::open(Private);
+    let region = scene::huge(1);
+    let over = AtomicBool::new(false);
+    let mut back = 0;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut pause = 0;
+            while !over.load(Ordering::Relaxed) {
+                region.madvise(region.all(), Advice::DontNeed).unwrap();
+                pause = (pause + 50) % 20_000;
+                for _ in 0..pause {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        for _ in 0..ROUNDS {
+            // Both commands fail where the memory was discarded before.
+            let _ = guard::store(region.page_addr(0), 1);
+            let _ = dev.to_dev(whole(&region));
+            back += usize::from(
+                dev.to_sys(whole(&region))
+                    .is_ok_and(|reply| reply.cpages > 0),
+            );
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    assert!(back > 0, "nothing came back from the device");
+    region.madvise(region.all(), Advice::DontNeed).unwrap();
+    check_zero(&region, 0..HUGE);
 }
