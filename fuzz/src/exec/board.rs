@@ -13,7 +13,7 @@ use super::cover::Cover;
 use super::phases::{Phase, Phases};
 use super::violation::{Oracle, Violation};
 use crate::model::Model;
-use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Step, race};
+use crate::program::{MAX_STEPS, Op, PROCESSES, Program, Pulse, Step, race};
 
 /// The turn after which everybody stops.
 pub const STOP: u32 = u32::MAX;
@@ -209,6 +209,12 @@ impl Board {
     /// Whether the program has operations of the mirror devices.
     pub fn uses_devices(&self) -> bool {
         self.any(|op| matches!(op, Op::Device { .. }))
+    }
+
+    /// Whether the program has memory of the executor's group reclaimed.
+    pub fn reclaims(&self) -> bool {
+        let pulse = Pulse::Reclaim;
+        self.any(|op| *op == Op::System { pulse })
     }
 
     /// Whether the program turns knobs.

@@ -355,7 +355,8 @@ fn suspicion() -> Violation {
 
 /// Whether the program makes a counter grow each time that it runs.
 fn convicted(setup: &Setup, leaks: &mut Leaks) -> Option<Violation> {
-    leaks.violation(setup.board.uses_devices(), || {
+    let others = (setup.board.uses_devices(), setup.board.reclaims());
+    leaks.violation(others, || {
         setup.board.rewind();
         run_once(setup);
         setup.board.violation().is_none()
