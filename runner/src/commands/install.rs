@@ -25,10 +25,11 @@ pub fn run(args: &InstallArgs) -> Outcome {
     install(&args.dir, args.kdir.as_deref(), &layout, &programs)
         .with_context(|| format!("install to {}", args.dir.display()))
         .or_exit(Exit::Usage)?;
-    println!(
-        "installed to {}; on the kernel under test run ./run_kselftest.sh",
-        args.dir.display()
-    );
+    let next = match args.kdir {
+        Some(_) => "on the kernel under test run ./run_kselftest.sh",
+        None => "run_kselftest.sh comes along with --kdir TREE; without it run hugeprobe/TARGET",
+    };
+    println!("installed to {}; {next}", args.dir.display());
     Ok(Exit::Passed)
 }
 
