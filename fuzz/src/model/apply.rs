@@ -134,7 +134,7 @@ impl Model {
             } => self.uffd_watch(who, at, len, (track, kind), got),
             Op::UffdFill { at, len, how } => self.uffd_fill(who, at, len, how, got, facts),
             Op::UffdMove { at, len, to } => self.uffd_move(who, (at, len, to), got, facts),
-            Op::UffdClose { at, len, on } => self.uffd_close(who, at, len, on),
+            Op::UffdClose { at, len, on } => self.uffd_close(who, (at, len), on, got),
             Op::Device { what, at, len, .. } => self.device(who, at, len, what, got),
             Op::Pin { at, len } => self.pin(who, at, len, got),
             Op::Unpin {} => self.unpin(who),

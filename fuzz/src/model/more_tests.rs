@@ -180,7 +180,17 @@ fn closing_is_all_or_nothing() {
     let source = "p0 uffd-close at=0.0 len=11 on=on";
     assert!(!right(&mut model, source, 0, &Told::default()));
     assert!(right(&mut model, source, libc::ENOENT, &Told::default()));
+    assert!(!right(&mut model, source, libc::EINVAL, &Told::default()));
     assert!(!model.is_closed(0, 0));
+}
+
+#[test]
+fn a_kernel_that_cannot_close_registers_nothing_and_says_so() {
+    let mut model = run(BASE);
+    let watch = "p0 uffd-watch at=0.0 len=10 track=async kind=rwp";
+    assert!(right(&mut model, watch, libc::EINVAL, &Told::default()));
+    let source = "p0 uffd-close at=0.0 len=10 on=on";
+    assert!(right(&mut model, source, libc::EINVAL, &Told::default()));
 }
 
 #[test]

@@ -191,14 +191,19 @@ impl Model {
     }
 
     /// UFFDIO_RWPROTECT: all areas of the range are registered for it, or nothing happens.
+    /// Kernels before 7.3 do not know it, and register nothing for it.
     pub(super) fn uffd_close(
         &mut self,
         who: usize,
-        at: Addr,
-        len: Len,
+        (at, len): (Addr, Len),
         on: Switch,
+        got: i32,
     ) -> (Wanted, Touched) {
         let touched = Touched::range(at.page(), len.pages());
+        let mut all = self.processes.iter().flat_map(|process| &process.pages);
+        if got == EINVAL && !all.any(|page| page.flags.has(Flags::RWP)) {
+            return (Wanted::Exactly(EINVAL), touched);
+        }
         let mapped = |page: &&mut Page| page.flags.has(Flags::MAPPED);
         let mut pages = self
             .range(who, at, len)
