@@ -121,6 +121,9 @@ impl Show {
 
 /// How much of the kernel the campaign has reached; empty where that cannot be told.
 fn covered(store: &Store, lab: &Lab) -> String {
+    if let Err(error) = store.gather_pcs() {
+        return format!("no coverage: {error:#}\n");
+    }
     let pcs = store.path("pcs.txt");
     match &lab.kernel.vmlinux {
         Some(vmlinux) if pcs.is_file() && lab.has_kcov() => cov::report::line(vmlinux, &pcs)

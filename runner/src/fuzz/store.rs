@@ -104,6 +104,32 @@ impl Store {
         self.folder.join(name)
     }
 
+    /// The file of kernel call sites that a worker's machines append to, each its own:
+    /// two guests that append to one file overwrite each other's lines.
+    pub fn pcs_of(&self, worker: usize) -> PathBuf {
+        self.folder.join(format!("pcs-{worker}.txt"))
+    }
+
+    /// Moves what all workers have reached to `pcs.txt`.
+    ///
+    /// # Errors
+    /// When files cannot be read or written.
+    pub fn gather_pcs(&self) -> anyhow::Result<()> {
+        for worker in 0.. {
+            let part = self.pcs_of(worker);
+            if !part.exists() {
+                break;
+            }
+            let mut all = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(self.path("pcs.txt"))?;
+            all.write_all(&fs::read(&part)?)?;
+            fs::remove_file(part)?;
+        }
+        Ok(())
+    }
+
     /// Number of files in the corpus.
     pub fn corpus_size(&self) -> u64 {
         std::fs::read_dir(self.path("corpus")).map_or(0, |files| files.count() as u64)
@@ -340,6 +366,19 @@ mod tests {
         store.seen_again("t").unwrap();
         store.update(&record).unwrap();
         assert_eq!(store.records().unwrap()[0].seen, 2);
+    }
+
+    #[test]
+    fn call_sites_of_all_workers_come_together() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        fs::write(store.path("pcs.txt"), "0x1\n").unwrap();
+        fs::write(store.pcs_of(0), "0x2\n").unwrap();
+        fs::write(store.pcs_of(1), "0x3\n").unwrap();
+        store.gather_pcs().unwrap();
+        let all = fs::read_to_string(store.path("pcs.txt")).unwrap();
+        assert_eq!(all, "0x1\n0x2\n0x3\n");
+        assert!(!store.pcs_of(0).exists() && !store.pcs_of(1).exists());
     }
 
     #[test]

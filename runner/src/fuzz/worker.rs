@@ -234,7 +234,7 @@ impl Worker<'_> {
             ("HUGEPROBE_AVOID".to_owned(), avoid.display().to_string()),
             (
                 "HUGEPROBE_PCS".to_owned(),
-                self.store.path("pcs.txt").display().to_string(),
+                self.store.pcs_of(self.number).display().to_string(),
             ),
         ];
         if let Some(template) = &self.lab.machine.template {
