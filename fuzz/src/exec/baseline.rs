@@ -102,13 +102,21 @@ impl Counters {
             if let Some((name, value)) = line.split_once(' ')
                 && let Some(index) = VMSTAT.iter().position(|wanted| *wanted == name)
             {
-                values[index] = value.parse().unwrap_or(0);
+                values[index] = number(value);
             }
         }
         let sizes = self.sizes.iter().map(content);
-        values.extend(sizes.map(|text| text.trim().parse().unwrap_or(0)));
+        values.extend(sizes.map(|text| number(text.trim())));
         values
     }
+}
+
+/// A counter from its text. One that was counted down too often is printed as the
+/// largest numbers there are.
+fn number(text: &str) -> i64 {
+    text.parse::<i64>()
+        .or_else(|_| text.parse::<u64>().map(u64::cast_signed))
+        .unwrap_or(0)
 }
 
 /// The text of a file of procfs or sysfs, from its start.
@@ -137,4 +145,15 @@ pub(super) fn settle(compact: bool) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let _ = fs::write("/proc/sys/vm/stat_refresh", "1");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_below_zero_is_not_zero() {
+        assert_eq!(number("18446744073709551615"), -1);
+        assert_eq!((number("-1"), number("12"), number("")), (-1, 12, 0));
+    }
 }
