@@ -34,8 +34,8 @@ TARGETS = ("pmd_split", "thp_misc", "hmm", "khugepaged", "pfnmap", "pud_split")
 # What selftests/targets.toml wants for all targets together.
 BOOT = ["--mem", "8G", "--append",
         "memmap=1G$0x180000000 memmap=1G%0x1c0000000-1+0xefffffff dax_hmem.region_idle=1"]
-# Seconds that a guest may be silent beyond the longest time limit of a test.
-SILENCE = 60
+# Seconds that a guest may be silent beyond the time limits of its test.
+SILENCE = 30
 MODULE = "start=0x180000000 size=0x40000000"
 # Arguments of the C programs, much as run_vmtests.sh has them; all others take none.
 C_RUNS = {
@@ -125,16 +125,20 @@ class Screen:
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL,
                                        text=True, errors="replace")
             # A guest may be alive and this job not: a process that cannot be killed, say.
-            alarm, silence = None, SILENCE + max(test["limit"] for test in tests.values())
+            alarm, limit = None, 0
             for line in process.stdout:
+                event = json.loads(line[2:]) if line.startswith("@@") else {}
+                if event.get("event") == "begin":
+                    # What fails is run twice more before anything is said.
+                    limit = 3 * tests[event["test"]]["limit"]
                 if alarm:
                     alarm.cancel()
-                alarm = threading.Timer(silence, process.terminate)
+                alarm = threading.Timer(SILENCE + limit, process.terminate)
                 alarm.start()
-                if line.startswith("@@"):
+                if event:
                     events.write(line)
                     events.flush()
-                    yield json.loads(line[2:])
+                    yield event
             if alarm:
                 alarm.cancel()
             process.wait()
@@ -271,7 +275,12 @@ def run(args):
                     break
                 if name not in names:
                     names.append(name)
-            jobs.append({"name": row["name"], "tests": names, "all": len(names) == len(choice.tests(row))})
+            if names:
+                jobs.append({"name": row["name"], "tests": names, "all": len(names) == len(choice.tests(row))})
+            else:  # no test calls the function
+                found(screen, row["name"], None, [], args, 0, 0, whole=True)
+        if not jobs:
+            continue
         tests = {name: choice.limited(name) for job in jobs for name in job["tests"]}
         whole = {job["name"]: job["all"] for job in jobs}
         follow(screen, jobs, tests, whole, died, args)
