@@ -5,7 +5,7 @@
 use nix::errno::Errno;
 use selftests::child;
 use selftests::collapse_model::PTES;
-use selftests::counters::{Expect, Snapshot};
+use selftests::counters::{Expect, Snapshot, status_kib};
 use selftests::mapping::{Advice, PAGE, PMD, Prot, Region, page, pages};
 use selftests::pagemap::{self, smaps};
 use selftests::pattern::{Content, FIRST};
@@ -152,8 +152,10 @@ fn mapping_at_an_odd_offset_is_einval() {
 fn entries_of_a_huge_page_are_mapped_huge_again(entries: usize) {
     enter!();
     let _khugepaged = take(0);
+    let rss = status_kib("RssShmem");
     let cache = Cache::new(Kind::Shmem, 1, &[0..PTES]);
     cache.collapse(1);
+    assert_eq!(status_kib("RssShmem") - rss, 2048, "kB of shmem mapped");
     // Another permission for a part splits the entry; some pages are mapped again, one by one.
     cache
         .region
@@ -183,5 +185,8 @@ fn entries_of_a_huge_page_are_mapped_huge_again(entries: usize) {
     thp::assert_huge(&cache.region, 0..1);
     let mapped = smaps::kib(&cache.region, &cache.region.all(), "ShmemPmdMapped");
     assert_eq!(mapped, 2048, "ShmemPmdMapped in kB");
+    assert_eq!(status_kib("RssShmem") - rss, 2048, "kB of shmem mapped");
     cache.check(FIRST, 0..PTES);
+    drop(cache);
+    assert_eq!(status_kib("RssShmem") - rss, 0, "kB of shmem unmapped");
 }

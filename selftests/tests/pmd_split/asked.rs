@@ -9,7 +9,8 @@ use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use selftests::collapse::drain_lru;
-use selftests::mapping::{Advice, PAGES_PER_PMD, Prot, Region, pages};
+use selftests::counters::status_kib;
+use selftests::mapping::{Advice, PAGES_PER_PMD, PMD, Prot, Region, pages};
 use selftests::pagemap::{self, idle, scan};
 use selftests::pattern::FIRST;
 use selftests::uffd::{Mode, Uffd, feature};
@@ -74,6 +75,33 @@ fn scan_knows_the_huge_zero_page() {
         .iter()
         .position(|is| is.contains(scan::Is::ZERO));
     assert_eq!(wrong, None, "a page with content that counts as zero");
+}
+
+/// Each entry of the huge zero page has a page table set aside, which counts as the process's, and
+/// no more when the entry goes or is split and goes.
+#[test]
+fn huge_zero_page_counts_its_table() {
+    enter!();
+    let _quiet = selftests::settings::quiet();
+    let region = thp::obtain_huge_zero(4);
+    let tables = || status_kib("VmPTE");
+    let before = tables();
+    region
+        .madvise(0..2 * PMD, Advice::DontNeed)
+        .expect("MADV_DONTNEED");
+    if tables() == before {
+        skip!("this kernel sets no page table aside for the huge zero page");
+    }
+    assert_eq!(tables() - before, -8, "kB of tables after two entries went");
+    for number in [0, PAGES_PER_PMD] {
+        guard::load(region.page_addr(number)).expect("our own memory");
+    }
+    assert_eq!(tables() - before, 0, "kB of tables, mapped again");
+    region
+        .mprotect(pages(5..6), Prot::READ)
+        .expect("mprotect of a page");
+    thp::assert_split(&region, 0);
+    assert_eq!(tables() - before, 0, "kB of tables after a split");
 }
 
 /// A huge page that was marked idle stays so until one of its pages is used.
