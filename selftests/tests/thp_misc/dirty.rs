@@ -6,7 +6,8 @@ use selftests::collapse::drain_lru;
 use selftests::mapping::{Advice, PAGES_PER_PMD, pages};
 use selftests::pattern::{FIRST, check_zero};
 use selftests::swap;
-use selftests::{child, enter, skip};
+use selftests::usermem::HeldPage;
+use selftests::{child, enter, pagemap, skip};
 use test_case::test_case;
 
 use crate::files::{Cached, Kind, page_out};
@@ -113,4 +114,28 @@ fn free_by_the_parent_spares_a_child(order: u8) {
         .expect("MADV_DONTNEED");
     child.line().send(0);
     child.join();
+}
+
+/// What was given free is not dropped while somebody refers to the page: what a pipe holds may
+/// yet be written by who maps it.
+#[test_case(0; "small")]
+#[test_case(4; "order_4")]
+#[test_case(9; "huge")]
+fn free_page_with_a_reference_is_kept(order: u8) {
+    enter!();
+    let size = OneSize::of(order);
+    let region = size.filled();
+    let held = HeldPage::take(region.page_addr(77)).expect("vmsplice");
+    region
+        .madvise(region.all(), Advice::Free)
+        .expect("MADV_FREE");
+    drain_lru();
+    region
+        .madvise(region.all(), Advice::PageOut)
+        .expect("MADV_PAGEOUT");
+    let entry = pagemap::entries(&region, 77, 1)[0];
+    assert!(entry.present(), "the page in the pipe is {entry:?} now");
+    FIRST.check(&region, 77..78);
+    let bytes = FIRST.page(77).map(u64::to_ne_bytes).concat();
+    assert!(held.content() == bytes, "what came out of the pipe");
 }

@@ -3,10 +3,10 @@
 //! counts whole folios, and exactly those that are.
 
 use selftests::collapse::drain_lru;
-use selftests::counters::{Expect, Snapshot};
+use selftests::counters::{Expect, Snapshot, minor_faults};
 use selftests::mapping::{Advice, PAGES_PER_PMD, Region, pages};
 use selftests::pattern::{FIRST, check_zero};
-use selftests::{enter, settings, skip, thp};
+use selftests::{enter, guard, settings, skip, thp};
 use test_case::test_case;
 
 use crate::sizes::OneSize;
@@ -107,6 +107,36 @@ fn split_of_a_locked_huge_page_keeps_count(order: u8) {
     count(&before, 0);
     lock(&region, 0..PAGES_PER_PMD);
     count(&before, 512);
+    drop(region);
+    count(&before, 0);
+}
+
+/// A locked huge page that is split keeps its pages of zeros, which others give up for the zero
+/// page: a store to locked memory needs no fault.
+#[test]
+fn split_of_a_locked_huge_page_keeps_its_zeros() {
+    enter!();
+    let _quiet = settings::quiet();
+    let region = thp::obtain(1);
+    FIRST.fill(&region, 100..200);
+    drain_lru();
+    let before = Snapshot::take();
+    lock(&region, 0..PAGES_PER_PMD);
+    split(&region, &region.all(), 0, None);
+    Expect::new().delta("thp_split_page", 1).check(&before);
+    count(&before, 512);
+    let faults = minor_faults();
+    for number in [0, 99, 200, 511] {
+        guard::store(region.page_addr(number), 0).expect("a store to our own memory");
+    }
+    assert_eq!(
+        minor_faults() - faults,
+        0,
+        "faults of stores to locked pages"
+    );
+    check_zero(&region, 0..100);
+    FIRST.check(&region, 100..200);
+    check_zero(&region, 200..PAGES_PER_PMD);
     drop(region);
     count(&before, 0);
 }
