@@ -2,21 +2,23 @@
 //! Splitting of huge pages that hold cached pages of a file on a disk.
 
 use std::fs::{File, OpenOptions};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::PathBuf;
 
 use selftests::counters::{Expect, Snapshot};
 use selftests::filesystem::Filesystem;
 use selftests::folios::{Piece, census, pieces};
 use selftests::mapping::{Advice, PAGE, PAGES_PER_PMD, PMD, Region, page};
-use selftests::pattern::{Content, FIRST};
+use selftests::pattern::{Content, FIRST, Stamp};
 use selftests::release::release;
 use selftests::{enter, guard, pagemap, settings, skip, thp};
 use test_case::test_case;
 
 use crate::split::{halves_without, split, uniform};
 
-/// Pages of the file that are read at once.
+/// Pages of the file that are written and read at once.
 const CHUNK: usize = 64;
 
 /// First release that splits unevenly, around the page it is told.
@@ -54,20 +56,25 @@ fn cached_huge_page_splits(order: u8) {
     if let Err(why) = thp::proof(&region, 0..ways.len()) {
         skip!("ext4 of this kernel caches no huge pages (large folios, since 6.16): {why}");
     }
-    for (number, around) in ways.iter().enumerate() {
-        check_split(&region, number, order, *around);
+    let folios: Vec<Vec<Piece>> = (0..ways.len())
+        .map(|number| check_split(&region, number, order, ways[number]))
+        .collect();
+    for (number, folios) in folios.into_iter().enumerate() {
+        for folio in folios {
+            let first = number * PAGES_PER_PMD + folio.offset;
+            // One page through memory: for each such, the file system goes through its folio.
+            FIRST.next().fill(&region, first..first + 1);
+            write(&file, FIRST.next(), first + 1..first + folio.pages);
+        }
     }
-    FIRST.next().fill_all(&region);
     FIRST.next().check_all(&region);
     file.sync_all().expect("fsync");
-    // The cache lets go of what nobody maps.
-    drop(region);
-    assert_on_disk(&file, ways.len());
+    assert_on_disk(&disk, FIRST.next(), ways.len());
 }
 
-/// Splits huge page `number` of the region, by way of its first page.
+/// Splits huge page `number` of the region, by way of its first page; returns the folios.
 #[track_caller]
-fn check_split(region: &Region, number: usize, order: u8, around: Option<usize>) {
+fn check_split(region: &Region, number: usize, order: u8, around: Option<usize>) -> Vec<Piece> {
     let first = number * PAGES_PER_PMD;
     let before = Snapshot::take();
     split(region, &page(first), order, around);
@@ -86,44 +93,58 @@ fn check_split(region: &Region, number: usize, order: u8, around: Option<usize>)
     let orders: Vec<_> = found.iter().map(|p| (p.offset, p.order)).collect();
     assert_eq!(orders, wanted, "folios split around {around:?}");
     assert!(found.iter().all(Piece::is_whole), "{found:?}");
+    found
 }
 
 /// A file of some huge pages with content [`FIRST`], of which nothing is in memory.
 fn written(disk: &Filesystem, huge_pages: usize) -> File {
-    let path = disk.path().join("file");
     let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create_new(true)
-        .open(path)
+        .open(path(disk))
         .expect("a file on our own file system");
-    for number in 0..huge_pages * PAGES_PER_PMD {
-        let bytes = FIRST.page(number).map(u64::to_ne_bytes);
-        file.write_all_at(bytes.as_flattened(), (number * PAGE) as u64)
-            .expect("room on our own file system");
-    }
+    write(&file, FIRST, 0..huge_pages * PAGES_PER_PMD);
     file.sync_all().expect("fsync");
-    drop_cache(&file);
-    file
-}
-
-/// Checks every byte of the file against what was written last.
-#[track_caller]
-fn assert_on_disk(file: &File, huge_pages: usize) {
-    drop_cache(file);
-    let wanted = Content::Stamped(FIRST.next());
-    let mut found = vec![0; CHUNK * PAGE];
-    for first in (0..huge_pages * PAGES_PER_PMD).step_by(CHUNK) {
-        file.read_exact_at(&mut found, (first * PAGE) as u64)
-            .expect("our own file");
-        let base = (found.as_ptr() as usize).wrapping_sub(first * PAGE);
-        let wrong = wanted.mismatches(base, first..first + CHUNK);
-        assert!(wrong.is_empty(), "the file on the disk: {wrong:?}");
-    }
-}
-
-fn drop_cache(file: &File) {
     // SAFETY: concerns the cache of a file only.
     let status = unsafe { libc::posix_fadvise(file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
     assert_eq!(status, 0, "POSIX_FADV_DONTNEED");
+    file
+}
+
+fn path(disk: &Filesystem) -> PathBuf {
+    disk.path().join("file")
+}
+
+/// Writes pages of a file.
+fn write(file: &File, stamp: Stamp, pages: Range<usize>) {
+    for first in pages.clone().step_by(CHUNK) {
+        let mut bytes = Vec::with_capacity(CHUNK * PAGE);
+        for number in first..pages.end.min(first + CHUNK) {
+            bytes.extend_from_slice(stamp.page(number).map(u64::to_ne_bytes).as_flattened());
+        }
+        file.write_all_at(&bytes, (first * PAGE) as u64)
+            .expect("room on our own file system");
+    }
+}
+
+/// Checks every byte of the file as the disk has it, past the cache.
+#[track_caller]
+fn assert_on_disk(disk: &Filesystem, stamp: Stamp, huge_pages: usize) {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECT)
+        .open(path(disk))
+        .expect("our own file");
+    let buffer = Region::private(CHUNK * PAGE).expect("memory for some pages");
+    for first in (0..huge_pages * PAGES_PER_PMD).step_by(CHUNK) {
+        let (to, at) = (buffer.addr() as *mut _, (first * PAGE) as libc::off_t);
+        // SAFETY: the kernel writes at most as much as the mapping has, which is ours and to which
+        // there is no reference.
+        let read = unsafe { libc::pread(file.as_raw_fd(), to, buffer.len(), at) };
+        assert_eq!(read, buffer.len() as isize, "a direct read of our own file");
+        let base = buffer.addr().wrapping_sub(first * PAGE);
+        let wrong = Content::Stamped(stamp).mismatches(base, first..first + CHUNK);
+        assert!(wrong.is_empty(), "the file on the disk: {wrong:?}");
+    }
 }
