@@ -3,13 +3,13 @@
 //! its entries: a lost one makes a device register cached.
 
 use selftests::child;
-use selftests::enter;
 use selftests::mapping::{PAGE, PMD, Prot, Region, Source, page};
 use selftests::pagetable::Level;
 use selftests::pfndev::Cache;
+use selftests::{enter, outcome};
 use test_case::test_case;
 
-use crate::fixture::{self, Device, Part, Way};
+use crate::fixture::{self, Device, Part, Way, ZAP_OF_A_PART};
 
 /// Every entry of the mapping has the attribute, and keeps it over mprotect of everything.
 #[test_case(Way::Remap, Cache::WriteCombining; "remap_wc")]
@@ -41,6 +41,13 @@ fn attribute_survives_mprotect(way: Way, cache: Cache) {
 #[test_case(Way::FaultPmd, Cache::Uncached; "fault_pmd_uc")]
 fn attribute_survives_a_split(way: Way, cache: Cache) {
     enter!();
+    if way == Way::Remap {
+        // The tests that follow would get this type, whatever they ask for.
+        outcome::known_bug(
+            (6, 15),
+            "the memory type of remap_pfn_range() is not given back once its VMA was split",
+        );
+    }
     let device = Device::open_with(way, cache);
     let region = device.map();
     let leaf = device.leaf();
@@ -62,6 +69,7 @@ fn attribute_survives_a_split(way: Way, cache: Cache) {
 #[test_case(Cache::Uncached; "uc")]
 fn attribute_survives_a_pud_split(cache: Cache) {
     enter!();
+    outcome::known_bug((6, 12), ZAP_OF_A_PART);
     let device = Device::open_with(Way::FaultPud, cache);
     let region = device.map();
     device.file.zap(PMD..2 * PMD).expect("a part");

@@ -7,10 +7,10 @@ use selftests::child;
 use selftests::counters::{Expect, Snapshot};
 use selftests::mapping::{PAGE, PMD};
 use selftests::pagetable::{self, Level};
-use selftests::{enter, guard};
+use selftests::{enter, guard, outcome};
 use test_case::test_case;
 
-use crate::fixture::{self, Device, Part, Way};
+use crate::fixture::{self, Device, Part, Way, ZAP_OF_A_PART};
 
 /// Taking everything back empties the page tables without a split; a touch maps it again.
 #[test_case(Way::FaultPte; "fault_pte")]
@@ -60,6 +60,7 @@ fn one_page_splits_a_pmd_leaf() {
 #[test_case(512 << 20, 512 << 20; "second_half")]
 fn part_splits_a_pud_leaf(offset: usize, len: usize) {
     enter!();
+    outcome::known_bug((6, 12), ZAP_OF_A_PART);
     let device = Device::open(Way::FaultPud);
     let region = device.map();
     device.expect_all(&region, Level::Pud);

@@ -9,6 +9,7 @@ use selftests::mapping::{self, PAGE, PMD, PUD, Prot, Region};
 use selftests::pagetable::{self, Leaves, Level};
 use selftests::pfndev::{Cache, Mode, PfnFile};
 use selftests::release::release;
+use selftests::settings::{Setting, THP};
 use selftests::skip;
 
 /// Bytes that tests of PTE and PMD leaves map: four PMDs.
@@ -37,6 +38,7 @@ pub struct Device {
     pub file: PfnFile,
     pub way: Way,
     cache: Cache,
+    _settings: Option<Setting>,
 }
 
 impl Device {
@@ -59,6 +61,7 @@ impl Device {
 
     fn open_splitting(way: Way, cache: Cache, split: Option<Level>) -> Self {
         let file = open_file(way);
+        let settings = huge_faults(way);
         let bytes = if way == Way::FaultPud { PUD } else { FOUR_PMDS };
         if file.len() < bytes {
             skip!(
@@ -72,7 +75,12 @@ impl Device {
         {
             skip!("the module cannot map {way:?} {cache:?} here: {errno}");
         }
-        Self { file, way, cache }
+        Self {
+            file,
+            way,
+            cache,
+            _settings: settings,
+        }
     }
 
     /// Bytes to map: one PUD, or four PMDs.
@@ -207,15 +215,26 @@ impl Way {
     }
 }
 
+/// Why a driver cannot take back parts of a PUD leaf on older kernels.
+pub const ZAP_OF_A_PART: &str =
+    "zap_pud_range() warns that mmap_lock is not held, which a driver that zaps need not hold";
+
 /// The oldest release whose PFN mappings these tests know.
-const FIRST_KNOWN: (u32, u32) = (7, 0);
+const FIRST_KNOWN: (u32, u32) = (6, 12);
+
+/// The first release that asks a driver for huge leaves whatever the setting of THP is.
+const FIRST_WITHOUT_SETTING: (u32, u32) = (7, 0);
+
+/// Lets older kernels ask drivers for huge leaves.
+fn huge_faults(way: Way) -> Option<Setting> {
+    let huge = matches!(way, Way::FaultPmd | Way::FaultPud) && release() < FIRST_WITHOUT_SETTING;
+    huge.then(|| Setting::set(format!("{THP}/enabled"), "always"))
+}
 
 fn open_file(way: Way) -> PfnFile {
     mapping::keep_heap_out_of_holes();
     if release() < FIRST_KNOWN {
-        skip!(
-            "what these tests expect was worked out on 7.2: 6.12 maps PFNs by other levels and cache attributes"
-        );
+        skip!("what these tests expect was worked out on 6.12 and newer kernels");
     }
     let file = match way {
         Way::DevMem => PfnFile::dev_mem(),

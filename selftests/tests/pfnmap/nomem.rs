@@ -7,7 +7,7 @@ use selftests::child;
 use selftests::failnth::{Injected, Injection};
 use selftests::mapping::{PAGE, Prot, Region, page};
 use selftests::pagetable;
-use selftests::{enter, memtype};
+use selftests::{enter, memtype, outcome};
 use test_case::test_case;
 
 use crate::fixture::{self, Device, Way};
@@ -20,6 +20,10 @@ const MOST: u32 = 400;
 #[test_case(Way::Remap; "remap")]
 fn mmap_fails_whole(way: Way) {
     enter!();
+    outcome::known_bug(
+        (6, 15),
+        "get_pat_info() warns of a mapping whose first page was never mapped",
+    );
     let device = Device::open(way);
     let phys = device.file.phys().clone();
     let types = memtype::reserved_within(&phys);
