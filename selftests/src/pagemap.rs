@@ -138,10 +138,14 @@ pub fn clear_referenced() {
     flush_tlb();
 }
 
-/// Clearing accessed bits leaves translations cached, and a cached translation
-/// sets no bit. Protecting more pages than are worth single flushes (33, see
+/// Makes CPUs forget all translations of this process, so that the next access to a page sets its
+/// accessed bit again: who clears it leaves translations cached, and a cached translation sets no
+/// bit. Protecting more pages than are worth single flushes (33, see
 /// `tlb_single_page_flush_ceiling`) flushes all of them.
-fn flush_tlb() {
+///
+/// # Panics
+/// When 64 pages cannot be mapped.
+pub fn flush_tlb() {
     let region = Region::private(64 * PAGE).expect("64 pages can be mapped");
     crate::pattern::FIRST.fill_all(&region);
     region

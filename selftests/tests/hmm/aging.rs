@@ -73,7 +73,13 @@ fn dpthp_damon(scheme: Scheme) {
     let dev = Dmirror::open(Private);
     let region = scene::huge(1);
     let watch = Kdamond::watch(&region, Action::Stat);
-    watch.wait(|done| done.accesses > 0, || FIRST.fill(&region, 0..1));
+    watch.wait(
+        |done| done.accesses > 0,
+        || {
+            pagemap::flush_tlb();
+            FIRST.fill(&region, 0..1);
+        },
+    );
     drop(watch);
     send_huge(&dev, &region);
     let action = match scheme {
