@@ -323,6 +323,8 @@ fn dpthp_fork_keeps_soft_dirty() {
     if !pagemap::soft_dirty_supported() {
         skip!("no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)");
     }
+    // Of small pages the kernel forgets it, as "no feature requires that".
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let region = scene::huge(1);
