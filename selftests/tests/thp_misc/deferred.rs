@@ -11,7 +11,7 @@ use selftests::mapping::{PAGES_PER_PMD, PMD, Region, pages};
 use selftests::pagemap::smaps;
 use selftests::pattern::{FIRST, check_zero};
 use selftests::settings::{Setting, THP};
-use selftests::{enter, skip, thp};
+use selftests::{enter, outcome, skip, thp};
 use test_case::test_case;
 
 use crate::sizes::OneSize;
@@ -95,6 +95,10 @@ fn underused_huge_page_is_split() {
 #[test]
 fn underused_locked_huge_page_is_kept() {
     enter!();
+    outcome::known_bug(
+        (6, 12),
+        "deferred_split_scan() splits locked huge pages for their zeros",
+    );
     let _size = OneSize::of(9);
     let _limit = limit_zeros();
     let region = huge_with_zeros(&[300]);

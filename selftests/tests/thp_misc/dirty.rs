@@ -7,7 +7,7 @@ use selftests::mapping::{Advice, PAGES_PER_PMD, pages};
 use selftests::pattern::{FIRST, check_zero};
 use selftests::swap;
 use selftests::usermem::HeldPage;
-use selftests::{child, enter, pagemap, skip};
+use selftests::{child, enter, outcome, pagemap, skip};
 use test_case::test_case;
 
 use crate::files::{Cached, Kind, page_out};
@@ -41,6 +41,12 @@ enum Ends {
 #[test_case(Kind::Shmem(9), Ends::Reclaim; "huge_reclaim")]
 fn store_after_load_is_kept(kind: Kind, ends: Ends) {
     enter!();
+    if kind == Kind::Shmem(9) && matches!(ends, Ends::Munmap | Ends::DontNeed) {
+        outcome::known_bug(
+            (6, 12),
+            "zap_huge_pmd() forgets that a huge page of shmem was written",
+        );
+    }
     let cached = Cached::new(kind);
     let mut region = cached.map();
     check_zero(&region, 0..PAGES_PER_PMD);
@@ -61,6 +67,10 @@ fn store_after_load_is_kept(kind: Kind, ends: Ends) {
     cached.check(FIRST);
 }
 
+/// Why memory of several processes gets lost after swap.
+pub const CLEAN_IN_BOTH: &str =
+    "what a synchronous device swaps in is clean in page table and page";
+
 /// Memory that came back from swap by loads is clean in the page table, and only the page itself
 /// knows that it has no other place. A child that gives its share free takes nothing from its parent.
 #[test_case(0; "small")]
@@ -69,6 +79,7 @@ fn store_after_load_is_kept(kind: Kind, ends: Ends) {
 #[test_case(9; "huge")]
 fn free_by_a_child_spares_the_parent(order: u8) {
     enter!();
+    outcome::known_bug((6, 12), CLEAN_IN_BOTH);
     if !swap::is_on() {
         skip!("no swap: the guest needs CONFIG_ZRAM or a swap device");
     }
@@ -94,6 +105,7 @@ fn free_by_a_child_spares_the_parent(order: u8) {
 #[test_case(4; "order_4")]
 fn free_by_the_parent_spares_a_child(order: u8) {
     enter!();
+    outcome::known_bug((6, 12), CLEAN_IN_BOTH);
     let size = OneSize::of(order);
     let region = size.filled();
     swap::page_out(&region, 0..PAGES_PER_PMD);

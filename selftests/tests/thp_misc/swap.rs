@@ -6,6 +6,7 @@ use selftests::counters::{Expect, Snapshot, minor_faults, status_kib};
 use selftests::mapping::{Advice, PAGES_PER_PMD, Prot, Region, pages};
 use selftests::pagemap::{self, kpage};
 use selftests::pattern::{FIRST, check_zero};
+use selftests::release::release;
 use selftests::swap::page_out;
 use selftests::uffd::{Mode, Uffd, feature};
 use selftests::{child, enter, guard, skip, thp};
@@ -314,7 +315,13 @@ fn memory_written_after_free_is_kept(order: u8) {
         .madvise(region.all(), Advice::PageOut)
         .expect("MADV_PAGEOUT");
     let first = 9 / size.pages() * size.pages();
-    FIRST.check(&region, first..first + size.pages());
+    let kept = if release() <= (6, 12) && order < 9 {
+        // Of a folio that is mapped page by page, each is looked at for itself.
+        9..10
+    } else {
+        first..first + size.pages()
+    };
+    FIRST.check(&region, kept);
 }
 
 /// MADV_COLD makes a huge page old: its accessed bit is gone, its content is not.
