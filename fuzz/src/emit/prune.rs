@@ -11,18 +11,15 @@ const UNUSED: &str = "UNUSED ";
 /// The source without functions that are not needed, and without the word for them.
 pub fn needed(source: &str) -> String {
     let items = items(source);
-    let mut kept: Vec<bool> = items
-        .iter()
-        .map(|item| !item.lines().any(|line| line.starts_with(UNUSED)))
-        .collect();
+    let mut kept: Vec<bool> = items.iter().map(|item| defined(item).is_none()).collect();
     loop {
         let mut words = HashSet::new();
         for (item, _) in items.iter().zip(&kept).filter(|(_, kept)| **kept) {
-            words.extend(identifiers(item));
+            words.extend(identifiers(item).map(str::to_owned));
         }
         let mut more = false;
         for (item, kept) in items.iter().zip(&mut kept).filter(|(_, kept)| !**kept) {
-            *kept = function(item).is_none_or(|name| words.contains(name));
+            *kept = defined(item).is_none_or(|name| words.contains(name));
             more |= *kept;
         }
         if !more {
@@ -64,14 +61,28 @@ fn items(source: &str) -> Vec<String> {
 }
 
 /// The name of the function or table that the item defines.
-fn function(item: &str) -> Option<&str> {
-    let head = item.lines().find(|line| line.starts_with(UNUSED))?;
-    let before = head.split(['(', '[']).next()?;
+/// `None` for what always stays: declarations of more than one thing, types, `main`.
+fn defined(item: &str) -> Option<&str> {
+    let mut heads = item
+        .lines()
+        .filter(|line| line.starts_with(UNUSED) || line.starts_with("static "));
+    let (head, None) = (heads.next()?, heads.next()) else {
+        return None;
+    };
+    let before = head.split(['(', '[', ';', '=']).next()?.trim_end();
     before.rsplit([' ', '*']).next()
 }
 
+/// The words of an item outside of comments, as far as they are not of a definition.
 fn identifiers(item: &str) -> impl Iterator<Item = &str> {
-    item.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+    let code = item
+        .split("/*")
+        .enumerate()
+        .map(|(number, part)| match number {
+            0 => part,
+            _ => part.split_once("*/").map_or("", |(_, code)| code),
+        });
+    code.flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
 }
 
 #[cfg(test)]
@@ -83,6 +94,7 @@ mod tests {
         let source = "#define UNUSED __attribute__((unused))\nint kept;\n\n\
                       UNUSED static int deep(void)\n{\n\treturn 1;\n}\n\n\
                       /* says why */\nUNUSED static long used(int a)\n{\n\n\treturn a;\n}\n\n\
+                      /* like deep */\nstatic int table[2] = { 1 };\n\n\
                       UNUSED static int not(void)\n{\n\treturn deep();\n}\n\n\
                       int main(void)\n{\n\tint a = 1;\n\n\treturn used(a);\n}\n";
         let wanted = "int kept;\n\n/* says why */\nstatic long used(int a)\n{\n\n\treturn a;\n}\n\n\
