@@ -19,6 +19,7 @@ impl Process<'_> {
     pub(super) fn load_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
         let range = at.page()..(at.page() + len.pages()).min(PAGES);
         for page in range.clone() {
+            self.record(is_sampled(page, &range));
             if self.is_inside_refusal(page, &range, false) {
                 self.refuses(page, false)?;
             } else {
@@ -88,6 +89,7 @@ impl Process<'_> {
     pub(super) fn store_range(&self, at: Addr, len: Len) -> Result<i32, check::Broken> {
         let range = at.page()..(at.page() + len.pages()).min(PAGES);
         for page in range.clone() {
+            self.record(is_sampled(page, &range));
             if self.is_inside_refusal(page, &range, true) {
                 self.refuses(page, true)?;
             } else {
@@ -173,6 +175,15 @@ impl Process<'_> {
             Err(wrong_content(page, content, &words))
         }
     }
+}
+
+/// Whether coverage of the access to a page of a long range is recorded: at its ends, where a page
+/// table begins, and here and there. Each page takes much the same way through the kernel, and
+/// recording it costs as much as going it.
+fn is_sampled(page: usize, range: &Range<usize>) -> bool {
+    const ENDS: usize = 4;
+    const EACH: usize = 32;
+    page - range.start < ENDS || range.end - page <= ENDS || page.is_multiple_of(EACH)
 }
 
 /// `slot.page` of a page.

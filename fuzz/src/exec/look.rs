@@ -30,6 +30,10 @@ impl Category {
     }
 }
 
+/// Words of the bitmap of idle frames that one operation writes and reads. Each costs as much as
+/// a small program.
+const IDLE_WORDS: usize = 8;
+
 impl Process<'_> {
     /// Reads a file about another process, and checks it against the model.
     pub(super) fn inspect(&self, peer: Proc, what: Look) -> Result<i32, Broken> {
@@ -150,8 +154,8 @@ impl Process<'_> {
         Ok(found)
     }
 
-    /// Marks the page frames of a range idle, and reads the marks back, for which the
-    /// kernel looks through all mappings of each frame.
+    /// Marks page frames of a range idle, and reads the marks back, for which the kernel looks
+    /// through all mappings of each frame, and of the others of the same word.
     pub(super) fn idle(&mut self, at: Addr, len: Len) -> Result<i32, Broken> {
         let bitmap = OpenOptions::new()
             .read(true)
@@ -161,16 +165,17 @@ impl Process<'_> {
             return Ok(libc::ENODEV);
         };
         let end = (at.page() + len.pages()).min(PAGES);
-        let mut last = u64::MAX;
+        let (mut last, mut words) = (u64::MAX, 0);
         for slot in at.page() / SLOT_PAGES..=(end - 1) / SLOT_PAGES {
             let entries = self.entries(slot)?;
             for (index, entry) in entries.iter().enumerate() {
                 let place = (entry & FRAME) / 64 * 8;
                 let inside = (at.page()..end).contains(&(slot * SLOT_PAGES + index));
-                if !inside || entry & bit::PRESENT == 0 || place == last {
+                let new = inside && entry & bit::PRESENT != 0 && place != last;
+                if !new || words == IDLE_WORDS {
                     continue;
                 }
-                last = place;
+                (last, words) = (place, words + 1);
                 let mut marks = u64::MAX.to_ne_bytes();
                 // refused for frames beyond the end of memory, and there is nothing to see then
                 let _ = bitmap.write_all_at(&marks, place);

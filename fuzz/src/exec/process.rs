@@ -62,6 +62,8 @@ pub struct Process<'a> {
     trace: Option<Trace>,
     /// Coverage was collected in the middle of the step.
     pub(super) relieved: Cell<bool>,
+    /// Coverage of the step is recorded.
+    recording: Cell<bool>,
     /// Which allocation of the next operation fails.
     pub(super) inject: Option<u8>,
     /// The areas after a racing block, where one thread alone changed them.
@@ -119,6 +121,7 @@ impl Process<'_> {
             pin: None,
             trace: None,
             relieved: Cell::new(false),
+            recording: Cell::new(false),
             inject: None,
             pipe: None,
             known: Known::default(),
@@ -147,14 +150,8 @@ impl Process<'_> {
         }
         let kcov = self.setup.kcov.get(self.me);
         self.trace = kcov.and_then(|kcov| kcov.trace().ok());
-        self.pause();
-    }
-
-    /// Only operations are traced.
-    fn pause(&self) {
-        if let Some(trace) = &self.trace {
-            trace.pause();
-        }
+        self.recording.set(true);
+        self.record(false);
     }
 
     fn turns(&mut self) {
@@ -213,8 +210,8 @@ impl Process<'_> {
         self.relieved.set(false);
         if let Some(trace) = &self.trace {
             trace.reset();
-            trace.resume();
         }
+        self.record(true);
         let armed = if Model::injectable(&step.op) {
             self.arm()
         } else {
@@ -223,7 +220,7 @@ impl Process<'_> {
         self.inject = None;
         let result = self.perform(step);
         hold::disarm(armed);
-        self.pause();
+        self.record(false);
         self.board().spent(Phase::Call, &mut clock);
         let result = result.map_err(broken)?;
         let stats = self.board().stats();
@@ -281,6 +278,19 @@ impl Process<'_> {
             && !trace.collect(self.board().cover())
         {
             self.board().stats().overflows += 1;
+        }
+    }
+
+    /// Records coverage from here on, or not: only operations are recorded.
+    pub(super) fn record(&self, wanted: bool) {
+        if self.recording.replace(wanted) != wanted
+            && let Some(trace) = &self.trace
+        {
+            if wanted {
+                trace.resume();
+            } else {
+                trace.pause();
+            }
         }
     }
 
