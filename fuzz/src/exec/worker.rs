@@ -18,6 +18,9 @@ use crate::text;
 /// A step that takes longer is a violation of liveness; emulated machines that
 /// share a busy host are slow.
 const STEP_LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks at a program that goes on. The limit is counted in looks: where the host
+/// stops the whole machine for a while, no process of it could have gone on.
+const LOOK: Duration = Duration::from_millis(500);
 /// A killed process that is still there after this cannot be killed.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -46,7 +49,7 @@ pub fn run_program(setup: &Setup) {
 /// has to be ended.
 fn reap_all(setup: &Setup) -> bool {
     let mut turn = setup.board.turn();
-    let mut since = Instant::now();
+    let mut looks = 0;
     loop {
         match reap_one(setup) {
             Reaped::One => continue,
@@ -54,11 +57,11 @@ fn reap_all(setup: &Setup) -> bool {
             Reaped::Stopped => return false,
             Reaped::NotYet => {}
         }
-        wait_child(Duration::from_millis(500));
+        wait_child(LOOK);
         let now = setup.board.turn();
-        if now != turn {
-            (turn, since) = (now, Instant::now());
-        } else if since.elapsed() > STEP_LIMIT {
+        looks = if now == turn { looks + 1 } else { 0 };
+        turn = now;
+        if LOOK * looks > STEP_LIMIT {
             report_hang(setup, turn);
             return false;
         }
