@@ -73,7 +73,7 @@ fn defined(item: &str) -> Option<&str> {
     before.rsplit([' ', '*']).next()
 }
 
-/// The words of an item outside of comments, as far as they are not of a definition.
+/// The words of an item outside of comments and strings.
 fn identifiers(item: &str) -> impl Iterator<Item = &str> {
     let code = item
         .split("/*")
@@ -82,6 +82,7 @@ fn identifiers(item: &str) -> impl Iterator<Item = &str> {
             0 => part,
             _ => part.split_once("*/").map_or("", |(_, code)| code),
         });
+    let code = code.flat_map(|code| code.split('"').step_by(2));
     code.flat_map(|code| code.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'))
 }
 
