@@ -33,7 +33,7 @@ pub fn write(coverage: &Coverage) -> String {
     if coverage.unknown > 0 {
         let _ = writeln!(
             text,
-            "{} addresses are no call sites of this kernel",
+            "{} addresses are no call sites: those of callers, where a function ends with a jump to the tracer",
             coverage.unknown
         );
     }
@@ -90,7 +90,7 @@ mod tests {
         mm/filemap.c                     5      50   10.0        0      0    0.0
         2 others                         0      70    0.0
         all                             15     160    9.4
-        2 addresses are no call sites of this kernel
+        2 addresses are no call sites: those of callers, where a function ends with a jump to the tracer
         ");
     }
 }
