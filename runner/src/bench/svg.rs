@@ -46,13 +46,22 @@ fn panel(
         .iter()
         .map(|sample| sample.value().high)
         .fold(1.0, f64::max);
-    let y = |value: f64| top + PANEL - value / highest * (PANEL - 30.0);
+    let step = round_step(highest);
+    let ticks = (highest / step).ceil();
+    let decimals = usize::from(step < 1.0);
+    let y = |value: f64| top + PANEL - value / (ticks * step) * (PANEL - 30.0);
     text(svg, LEFT, top - 8.0, "start", title);
-    for tick in 0..=4 {
-        let value = highest * f64::from(tick) / 4.0;
+    for tick in 0..=ticks as u32 {
+        let value = step * f64::from(tick);
         let at = y(value);
         line(svg, (LEFT, at), (WIDTH - 20.0, at), "#ddd");
-        text(svg, LEFT - 6.0, at + 4.0, "end", &format!("{value:.0}"));
+        text(
+            svg,
+            LEFT - 6.0,
+            at + 4.0,
+            "end",
+            &format!("{value:.*}", decimals),
+        );
     }
     let group = (WIDTH - 20.0 - LEFT) / sizes.len().max(1) as f64;
     let bar = group / (kinds.len() as f64 + 1.5);
@@ -103,6 +112,16 @@ fn panel(
     }
 }
 
+/// A step of 1, 2 or 5 times a power of ten, of which three to six reach `highest`.
+fn round_step(highest: f64) -> f64 {
+    let power = 10_f64.powf((highest / 3.0).log10().floor());
+    [5.0, 2.0, 1.0]
+        .into_iter()
+        .map(|factor| factor * power)
+        .find(|step| highest / step >= 3.0)
+        .unwrap_or(power)
+}
+
 fn text(svg: &mut String, x: f64, y: f64, anchor: &str, text: &str) {
     let _ = writeln!(
         svg,
@@ -122,6 +141,12 @@ fn line(svg: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
 mod tests {
     use super::super::tests::sample;
     use super::*;
+
+    #[test]
+    fn ticks_are_round_numbers() {
+        let of = [641.0, 1920.0, 31.0, 1000.0, 7.0].map(round_step);
+        assert_eq!(of, [200.0, 500.0, 10.0, 200.0, 2.0]);
+    }
 
     #[test]
     fn every_sample_is_a_bar_with_its_value() {

@@ -33,10 +33,10 @@ fn migration(bytes: usize) {
         FIRST.fill_all(&region);
         let mut to_dev = Vec::new();
         let mut to_sys = Vec::new();
-        let mut huge = false;
+        let mut huge = true;
         for _ in 0..=ROUNDS {
             to_dev.push(send(&dev, &region));
-            huge = dev.snapshot(Span::of(&region, 0..1))[0].level == Level::Pmd;
+            huge &= dev.snapshot(Span::of(&region, 0..1))[0].level == Level::Pmd;
             to_sys.push(fetch(&dev, &region));
         }
         FIRST.check_all(&region);
