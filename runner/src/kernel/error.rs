@@ -85,7 +85,8 @@ pub enum KernelError {
     BadProfiles(String),
     /// Wanted options are missing from the final configuration.
     #[error(
-        "the kernel's configuration lacks what profile {profile} needs:\n{report}\nmark a line \"# optional\" in kconfigs/ if the tests can do without it"
+        "this kernel cannot be configured as profile {profile} needs it; the source has no such option, or an option that keeps it off:\n{report}\n\
+         choose another kernel (6.12 is the oldest that was tried with success), or mark a line \"# optional\" in kconfigs/ if the tests can do without it"
     )]
     LostOptions {
         /// The profile.

@@ -69,6 +69,7 @@ enum Scheme {
 #[test_case(Scheme::Migrate; "migrate")]
 fn dpthp_damon(scheme: Scheme) {
     enter!();
+    scene::needs_huge_pages_on_device();
     let _end = Baseline::new();
     let dev = Dmirror::open(Private);
     let region = scene::huge(1);
