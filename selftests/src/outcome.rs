@@ -9,11 +9,12 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use crate::settings;
+use crate::{settings, text};
 
 /// Exit code of an expected failure (KSFT_XFAIL).
 pub const EXIT_XFAIL: i32 = 2;
@@ -153,8 +154,25 @@ pub fn known_bug(last: (u32, u32), what: &str) {
         // Whoever runs the test hears it before the kernel is gone; libtest leaves its own line
         // on standard output unfinished.
         eprintln!("KNOWN BUG: {bug}");
+        wait_until_heard();
     } else {
         skip(&format!("known bug of {bug}; `--known-bugs` runs the test"));
+    }
+}
+
+/// Waits until the first process of a guest has read what stands in standard error, told the
+/// host, and waits for more: it runs on the same CPU as a test, which may be about to stop it.
+fn wait_until_heard() {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let heard = || {
+        let mut unread = 0;
+        // SAFETY: FIONREAD writes one int; it refuses where there is no pipe.
+        let refused = unsafe { libc::ioctl(libc::STDERR_FILENO, libc::FIONREAD, &mut unread) } != 0;
+        let call = text::read("/proc/1/syscall").unwrap_or_default();
+        refused || (unread == 0 && call.starts_with(&format!("{} ", libc::SYS_poll)))
+    };
+    while is_guest() && !heard() && Instant::now() < deadline {
+        std::thread::yield_now();
     }
 }
 

@@ -50,6 +50,12 @@ impl Channel {
         self.last_sent = Instant::now();
     }
 
+    /// Waits until all that was sent has left.
+    pub fn drain(&self) {
+        // Where it cannot be waited for, it leaves all the same.
+        let _ = termios::tcdrain(&self.port);
+    }
+
     /// Waits for a line from the host.
     ///
     /// # Errors

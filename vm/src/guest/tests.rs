@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::programs::Programs;
 use super::settings::Settings;
 use super::supervise::{Outcome, Running};
-use super::verdict::{Findings, Words};
+use super::verdict::{self, Findings, Words};
 use super::{Guest, log, sys};
 use crate::event::{Event, Stream};
 use crate::plan::PlannedTest;
@@ -101,7 +101,12 @@ impl Guest {
             words.hear(&line);
             // A serial line is slow, and most of what tests write is this.
             if !words.is_idle(&line) {
+                let last = verdict::known_bug(&line).is_some();
                 guest.test_output(stream, line, &mut room);
+                if last {
+                    // The test waits for this, and may then stop the kernel.
+                    guest.channel.drain();
+                }
             }
         };
         let near = sys::OnLastCpu::new();
