@@ -133,6 +133,16 @@ impl Thinker {
         if self.injects {
             entry.checks.splice(..0, settled(step));
         }
+        if let Op::Mremap { at, len, .. } | Op::Munmap { at, len } | Op::Mprotect { at, len, .. } =
+            step.op
+        {
+            // first of all: each other access makes a CPU forget translations
+            for store in [false, true] {
+                let pages = range(at, len);
+                let refused = known::refused(&self.model, who, store, pages);
+                entry.checks.extend(refused);
+            }
+        }
         if !matches!(step.op, Op::Exit {} | Op::Exec {}) {
             entry.checks.extend(known::looks(&self.model, who));
         }
