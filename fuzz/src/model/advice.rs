@@ -83,10 +83,10 @@ impl Model {
         let end = (at.page() + len.pages()).min(PAGES);
         let accessible =
             (at.page()..end).all(|page| self.kernel_effect(who, page, store) == Effect::Done);
-        for page in self.range(who, at, len) {
-            if store || page.flags.has(Flags::RWP) {
-                page.unsettle_protection();
-            }
+        if store {
+            self.unsettle_protection(who, at, len);
+        } else {
+            (at.page()..end).for_each(|page| self.opened(who, page));
         }
         if accessible {
             Wanted::Exactly(0)

@@ -145,7 +145,8 @@ impl Model {
         prot: Prot,
     ) -> (Wanted, Touched) {
         let touched = Touched::range(at.page(), len.pages());
-        for page in self.range(who, at, len) {
+        for number in at.page()..(at.page() + len.pages()).min(PAGES) {
+            let page = &mut self.processes[who].pages[number];
             if !page.flags.has(Flags::MAPPED) {
                 return (Wanted::Exactly(libc::ENOMEM), touched);
             }
@@ -157,6 +158,7 @@ impl Model {
             page.flags.set(prot.flags());
             if populates && page.flags.has(Flags::WRITE) {
                 page.unsettle_protection();
+                self.opened(who, number);
             }
         }
         (Wanted::Exactly(0), touched)

@@ -170,6 +170,10 @@ fn a_closed_page_refuses_loads_too_or_opens() {
     opening.loaded(0, 5);
     assert!(!opening.is_closed(0, 5));
     assert!(opening.pages(0)[6].flags.has(Flags::PROTECTED_UNSURE));
+    let mut populating = watched("async", "rwp");
+    populating.assume(&step("p0 uffd-close at=0.0 len=512 on=on"));
+    populating.assume(&step("p0 madvise at=0.256 len=32 advice=populate-read"));
+    assert!(populating.pages(0)[0].flags.has(Flags::PROTECTED_UNSURE));
 }
 
 #[test]
