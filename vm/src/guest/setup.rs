@@ -9,7 +9,6 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
-use nix::unistd::Pid;
 
 use super::{swap, sys};
 use crate::plan::{Module, Setup, Share};
@@ -59,7 +58,6 @@ pub fn prepare(setup: &Setup) -> Result<(), String> {
     if setup.oops_ends {
         let _ = fs::write("/proc/sys/kernel/panic_on_oops", "1");
     }
-    keep_kernel_near();
     mount_rest();
     // Kernels without network run tests that need none.
     let _ = sys::raise_loopback();
@@ -77,37 +75,6 @@ pub fn prepare(setup: &Setup) -> Result<(), String> {
         swap::enable(setup.swap_mib)?;
     }
     Ok(())
-}
-
-/// Keeps the threads of RCU, and interrupts, where tests run.
-///
-/// A busy CPU that wakes a thread on an idle one does so under a lock that the thread wants first
-/// of all. An emulated CPU that waits for a lock takes QEMU's own lock at each turn, which the
-/// other one needs to send its interrupt: they hinder each other for milliseconds. So it is with
-/// the serial lines, whose interrupts come while the port is locked.
-fn keep_kernel_near() {
-    for pid in numbers("/proc") {
-        let comm = fs::read_to_string(format!("/proc/{pid}/comm"));
-        if comm.is_ok_and(|comm| comm.starts_with("rcu")) {
-            sys::keep_on_last_cpu(Pid::from_raw(pid));
-        }
-    }
-    let Some(last) = sys::last_cpu() else {
-        return;
-    };
-    for interrupt in numbers("/proc/irq") {
-        // Timers and the like stay where they are.
-        let path = format!("/proc/irq/{interrupt}/smp_affinity_list");
-        let _ = fs::write(path, last.to_string());
-    }
-}
-
-/// The entries of a folder that are numbers.
-fn numbers(folder: &str) -> Vec<i32> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect()
 }
 
 /// Mounts what tests may want. What a kernel lacks stays unmounted: the test

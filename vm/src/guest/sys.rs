@@ -76,17 +76,17 @@ pub fn raise_loopback() -> io::Result<()> {
     Ok(())
 }
 
-/// Keeps process or thread `pid` on the last CPU, from which tests start.
-pub fn keep_on_last_cpu(pid: Pid) {
+/// Keeps process `pid` on the last CPU, from which tests start.
+fn keep_on_last_cpu(pid: Pid) {
     let mut one = CpuSet::new();
     if last_cpu().is_some_and(|last| one.set(last).is_ok()) {
-        // Some threads of the kernel may not be moved, and need not.
+        // A test that begins anywhere is right, too.
         let _ = sched_setaffinity(pid, &one);
     }
 }
 
 /// The number of the last CPU that this process may use.
-pub fn last_cpu() -> Option<usize> {
+fn last_cpu() -> Option<usize> {
     let all = sched_getaffinity(Pid::from_raw(0)).ok()?;
     (0..CpuSet::count()).rfind(|&cpu| all.is_set(cpu).unwrap_or(false))
 }
