@@ -87,6 +87,16 @@ impl Model {
             {
                 Fate::Open
             }
+            // the fault of a shared page that becomes ours splits
+            Op::Mprotect { at, len, prot }
+                if self
+                    .slot(who, slot)
+                    .iter()
+                    .any(|page| page.is_populated_by(prot))
+                    && cover(at, len, slot) != Cover::Nothing =>
+            {
+                Fate::Open
+            }
             Op::Mprotect { at, len, .. }
             | Op::Munlock { at, len }
             | Op::UffdProtect { at, len }
@@ -159,7 +169,10 @@ mod tests {
     use crate::text;
 
     fn fate(step: &str, slot: usize) -> Fate {
-        let setup = "p0 mmap at=0.0 len=1024 prot=rw backing=anon\n";
+        fate_after("p0 mmap at=0.0 len=1024 prot=rw backing=anon\n", step, slot)
+    }
+
+    fn fate_after(setup: &str, step: &str, slot: usize) -> Fate {
         let mut model = Model::boxed();
         model.start();
         text::parse(setup)
@@ -184,6 +197,13 @@ mod tests {
         assert_eq!(fate("p0 fork child=p1", 1), Fate::Kept);
         assert_eq!(fate("p0 uffd-protect at=0.0 len=512", 0), Fate::Kept);
         assert_eq!(fate("p0 uffd-protect at=2.0 len=512", 2), Fate::Open);
+    }
+
+    #[test]
+    fn locked_memory_that_becomes_writable_may_be_copied_page_by_page() {
+        let setup = "p0 mmap at=0.0 len=1024 prot=r backing=anon\np0 mlock at=0.0 len=512\n";
+        let fate = |slot| fate_after(setup, "p0 mprotect at=0.0 len=1024 prot=rw", slot);
+        assert_eq!((fate(0), fate(1)), (Fate::Open, Fate::Kept));
     }
 
     #[test]

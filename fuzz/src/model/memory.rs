@@ -150,13 +150,11 @@ impl Model {
             if !page.flags.has(Flags::MAPPED) {
                 return (Wanted::Exactly(libc::ENOMEM), touched);
             }
-            // locked private memory that becomes writable is populated for writing, which an
-            // asynchronous userfaultfd lets through (mprotect_fixup())
-            let kept = Flags::LOCKED.with(Flags::WRITE).with(Flags::SHARED);
-            let populates = page.flags.0 & kept.0 == Flags::LOCKED.0;
+            let populates = page.is_populated_by(prot);
             page.flags.clear(Flags::READ.with(Flags::WRITE));
             page.flags.set(prot.flags());
-            if populates && page.flags.has(Flags::WRITE) {
+            // an asynchronous userfaultfd lets the faults through
+            if populates {
                 page.unsettle_protection();
                 self.opened(who, number);
             }

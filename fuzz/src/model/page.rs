@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! What the model knows of one page of one process, and what a page contains.
 
-use crate::program::PAGE;
+use crate::program::{PAGE, Prot};
 
 /// Attributes of a page. Those of the mapping come first and are moved, copied
 /// and replaced with it; then those of the page itself.
@@ -181,6 +181,13 @@ impl Page {
         if self.flags.has(Flags::PROTECTED) {
             self.flags.set(Flags::PROTECTED_UNSURE);
         }
+    }
+
+    /// Whether mprotect(2) with this protection populates the page: it does so for writing with
+    /// locked private memory that becomes writable (`mprotect_fixup()` in mm/mprotect.c).
+    pub fn is_populated_by(&self, prot: Prot) -> bool {
+        let kept = Flags::LOCKED.with(Flags::WRITE).with(Flags::SHARED);
+        self.flags.0 & kept.0 == Flags::LOCKED.0 && prot.flags().has(Flags::WRITE)
     }
 
     /// Nothing is mapped any more.
