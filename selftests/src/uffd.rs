@@ -173,6 +173,11 @@ impl Uffd {
     /// # Errors
     /// Those of userfaultfd(2) and `UFFDIO_API`.
     pub fn try_open(features: u64) -> Result<Self, Errno> {
+        Self::with_supported(features).map(|(uffd, _)| uffd)
+    }
+
+    /// One with these features, and all features that the kernel has.
+    fn with_supported(features: u64) -> Result<(Self, u64), Errno> {
         // SAFETY: makes a new descriptor, which belongs to nobody else yet.
         let file = unsafe {
             let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
@@ -186,13 +191,17 @@ impl Uffd {
         };
         // SAFETY: the structure is complete.
         unsafe { ioctl::api(file.as_raw_fd(), &raw mut arg) }?;
-        Ok(Self { file })
+        Ok((Self { file }, arg.features))
     }
 
     /// As [`Self::try_open`]; skips the test where it cannot be had.
     pub fn open(features: u64) -> Self {
-        Self::try_open(features).unwrap_or_else(|errno| {
-            skip!("userfaultfd with features {features:#x}: {errno} (CONFIG_USERFAULTFD, CONFIG_PTE_MARKER_UFFD_WP)")
+        Self::try_open(features).unwrap_or_else(|errno| match Self::with_supported(0) {
+            Ok((_, supported)) => skip!(
+                "userfaultfd without features {:#x} (a kernel that has them, CONFIG_PTE_MARKER_UFFD_WP)",
+                features & !supported
+            ),
+            Err(_) => skip!("userfaultfd: {errno} (CONFIG_USERFAULTFD)"),
         })
     }
 
