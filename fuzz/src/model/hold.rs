@@ -66,15 +66,14 @@ impl Model {
             .iter_mut()
             .filter(|page| page.flags.has(Flags::TRACKED))
         {
-            page.flags.set(Flags::PROTECTED);
+            page.flags.clear(Flags::PROTECTED_UNSURE);
+            page.protect();
             if got != 0
                 || page
                     .flags
                     .any(Flags::GUARD.with(Flags::SHARED).with(Flags::FILE))
             {
                 page.flags.set(Flags::PROTECTED_UNSURE);
-            } else {
-                page.flags.clear(Flags::PROTECTED_UNSURE);
             }
         }
         (

@@ -331,10 +331,11 @@ impl Model {
 
     /// The uffd-wp bit was seen where it was not determined.
     pub fn settle_protection(&mut self, process: usize, page: usize, set: bool) {
-        let flags = &mut self.processes[process].pages[page].flags;
-        flags.clear(Flags::PROTECTED_UNSURE.with(Flags::PROTECTED));
+        let page = &mut self.processes[process].pages[page];
+        page.flags
+            .clear(Flags::PROTECTED_UNSURE.with(Flags::PROTECTED));
         if set {
-            flags.set(Flags::PROTECTED);
+            page.protect();
         }
     }
 }

@@ -336,3 +336,20 @@ fn what_moves_page_by_page_has_to_be_soft_dirty_once() {
         "that may be a move of the table"
     );
 }
+
+#[test]
+fn protection_of_memory_that_is_given_up_is_never_sure() {
+    let mut model = run(&format!(
+        "{BASE}p0 uffd-register at=0.0 len=1024 track=async\np0 uffd-protect at=0.0 len=2\n\
+         p0 madvise at=0.0 len=1 advice=free\n"
+    ));
+    let unsure =
+        |model: &Model, page: usize| model.pages(0)[page].flags.has(Flags::PROTECTED_UNSURE);
+    assert!(unsure(&model, 0) && !unsure(&model, 1));
+    model.settle_protection(0, 0, true);
+    assert!(unsure(&model, 0));
+    model.assume(&step("p0 uffd-protect at=0.0 len=2"));
+    assert!(unsure(&model, 0) && !unsure(&model, 1));
+    model.settle_protection(0, 0, false);
+    assert!(!unsure(&model, 0));
+}

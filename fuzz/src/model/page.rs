@@ -176,6 +176,15 @@ impl Page {
         }
     }
 
+    /// Sets the uffd-wp bit. A page that MADV_FREE has given up may go at any time, and the bit
+    /// with it.
+    pub fn protect(&mut self) {
+        self.flags.set(Flags::PROTECTED);
+        if self.flags.has(Flags::LAZY) {
+            self.flags.set(Flags::PROTECTED_UNSURE);
+        }
+    }
+
     /// The uffd-wp bit, if it was set, may be gone.
     pub fn unsettle_protection(&mut self) {
         if self.flags.has(Flags::PROTECTED) {

@@ -81,7 +81,7 @@ impl Model {
             page.flags
                 .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
             if protect {
-                page.flags.set(Flags::PROTECTED);
+                page.protect();
             }
         }
         (Wanted::Exactly(if seen { 0 } else { ENOENT }), touched)
