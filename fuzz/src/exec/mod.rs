@@ -23,6 +23,7 @@ mod leaks;
 mod look;
 mod mirror;
 mod observe;
+mod perform;
 mod pfn;
 mod phases;
 mod pipe;

@@ -2,7 +2,7 @@
 //! Steps applied to the model: as they happened, or as if they succeeded.
 
 use super::page::Flags;
-use super::{Effect, Facts, Model, OBJECTS, Touched, Unexpected, Wanted, memory};
+use super::{Effect, Facts, Model, OBJECTS, Touched, Unexpected, Wanted, moves};
 use crate::program::{Clear, Op, PAGES, Step};
 
 impl Model {
@@ -27,7 +27,7 @@ impl Model {
                 to,
                 new,
                 how,
-            } => self.refuses_move(who, memory::Remap::new(at, len, to, new, how)),
+            } => self.refuses_move(who, moves::Remap::new(at, len, to, new, how)),
             Op::Fork { child } => self.alive(child.index()),
             Op::Exit {} | Op::Exec {} => who == 0,
             Op::Kill { peer } if peer.index() == 0 => true,
@@ -104,7 +104,7 @@ impl Model {
                 new,
                 how,
             } => {
-                let remap = memory::Remap::new(at, len, to, new, how);
+                let remap = moves::Remap::new(at, len, to, new, how);
                 let before = (injecting && got == 0).then(|| Box::new(*self.pages(who)));
                 let applied = self.mremap(who, remap, got, facts);
                 if let Some(before) = before {

@@ -15,6 +15,7 @@ pub mod history;
 mod hold;
 pub mod huge;
 mod memory;
+mod moves;
 pub mod outcome;
 pub mod page;
 mod pfn;

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! More arguments that take one of a few named values; see `arg`.
+//! More arguments that take one of a few named values; see `named`.
 
 use arbitrary::{Result, Unstructured};
 
-use super::arg::{Arg, Context, choices};
+use super::arg::{Arg, Context};
+use super::named::choices;
 
 choices! {
     /// Which faults of a range a userfaultfd is told of.

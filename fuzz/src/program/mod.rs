@@ -5,14 +5,13 @@
 
 mod arg;
 mod choice;
+mod named;
 mod op;
 pub mod race;
 
-pub use arg::{
-    Access, Addr, Advice, Arg, Backing, Clear, Context, Device, Len, Mirror, Move, Node, Nth, Proc,
-    Prot, Pulse, Track,
-};
+pub use arg::{Addr, Arg, Context, Len, Nth, Proc};
 pub use choice::{Category, Fill, Knob, Look, Spawn, Switch, Via, Watch};
+pub use named::{Access, Advice, Backing, Clear, Device, Mirror, Move, Node, Prot, Pulse, Track};
 pub use op::Op;
 pub use race::Schedule;
 

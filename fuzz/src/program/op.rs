@@ -6,6 +6,7 @@ use arbitrary::{Result, Unstructured};
 
 use super::arg::*;
 use super::choice::*;
+use super::named::*;
 
 /// Builds `Op` and what is the same for every operation.
 macro_rules! ops {
