@@ -6,9 +6,10 @@ use arbitrary::{Result, Unstructured};
 
 use crate::draw_race;
 use crate::model::Model;
+use crate::model::page::Flags;
 use crate::program::{
-    Advice, Backing, Context, DEVICE_PAGES, Len, MAX_STEPS, Op, PAGES, PROCESSES, Proc, Program,
-    SLOT_PAGES, Step, Target,
+    Addr, Advice, Backing, Break, Context, DEVICE_PAGES, Len, MAX_STEPS, Op, PAGES, PROCESSES,
+    Proc, Program, SLOT_PAGES, Step, Target,
 };
 use crate::text;
 
@@ -64,7 +65,13 @@ fn wants_race(u: &mut Unstructured<'_>, model: &Model, program: &Program, target
 
 /// Mostly, a new mapping asks for huge pages: without, there are none.
 pub fn wish_for_huge(u: &mut Unstructured<'_>, step: &Step) -> Result<Option<Step>> {
-    let Op::Mmap { at, len, .. } = step.op else {
+    let (Op::Mmap { at, len, .. }
+    | Op::Brk {
+        at,
+        len,
+        how: Break::Grow,
+    }) = step.op
+    else {
         return Ok(None);
     };
     let advice = Advice::Hugepage;
@@ -114,6 +121,7 @@ fn draw_process(u: &mut Unstructured<'_>, model: &Model) -> Result<usize> {
 const WEIGHTS: &[(&str, [u16; 4])] = &[
     ("mmap", [8, 8, 8, 4]),
     ("munmap", [5, 5, 3, 5]),
+    ("brk", [3, 2, 2, 1]),
     ("mprotect", [7, 5, 3, 5]),
     ("mremap", [7, 5, 3, 5]),
     ("madvise", [16, 12, 30, 4]),
@@ -182,7 +190,14 @@ fn draw_name(
 /// Mostly cuts the range to what is mapped, so that the operation succeeds.
 fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<()> {
     let inside = u.ratio(9, 10)?;
-    let maps = matches!(op, Op::Mmap { .. });
+    let grows = matches!(
+        op,
+        Op::Brk {
+            how: Break::Grow,
+            ..
+        }
+    );
+    let maps = grows || matches!(op, Op::Mmap { .. });
     if let Op::Mremap { len, new, how, .. } = op
         && (*how == crate::program::Move::Dontunmap || u.ratio(2, 3)?)
     {
@@ -203,6 +218,9 @@ fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<(
     // Each page may cost a fault: mostly few, except where one PMD maps all.
     if touches && (at.page() % SLOT_PAGES != 0 || u.ratio(1, 2)?) {
         len.0 = len.0.min(33);
+    }
+    if grows && inside {
+        fit_growth(at, len, context);
     }
     if inside && !maps {
         let live = context.model.run(context.process, at.page());
@@ -231,6 +249,20 @@ fn fit(op: &mut Op, u: &mut Unstructured<'_>, context: &Context<'_>) -> Result<(
         *new = pages;
     }
     Ok(())
+}
+
+/// Moves a range to where nothing is mapped, and cuts it there: `brk` replaces nothing, and
+/// leaves a page between itself and what comes behind.
+fn fit_growth(at: &mut Addr, len: &mut Len, context: &Context<'_>) {
+    let pages = context.model.pages(context.process);
+    let is_free = |page: usize| !pages[page].flags.has(Flags::MAPPED);
+    let Some(first) = (at.page()..PAGES).chain(0..at.page()).find(|p| is_free(*p)) else {
+        return;
+    };
+    let free = (first..PAGES).take_while(|p| is_free(*p)).count();
+    let gap = usize::from(first + free < PAGES);
+    *at = Addr(first as u16);
+    *len = Len(len.0.min((free - gap).max(1) as u16));
 }
 
 #[cfg(test)]

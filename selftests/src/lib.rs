@@ -30,6 +30,7 @@ pub mod pagemap;
 pub mod pagetable;
 pub mod pattern;
 pub mod pfndev;
+pub mod program_break;
 pub mod release;
 pub mod replay;
 pub mod settings;

@@ -110,6 +110,7 @@ fn support(steps: &str) -> String {
             "split" => "split_arena(",
             "khugepaged" => "khugepaged_pass(",
             "swap" => "swap_off_and_on(",
+            "break" => "move_break(",
             "execute" => "execute()",
             "another" => "start_another(",
             "stamped" => "stamped()",

@@ -412,7 +412,7 @@ fn settled(step: &Step) -> Vec<Call> {
             vec![Call::new("settle_move", [page, old, to, new])]
         }
         Op::Read { .. } | Op::Write { .. } | Op::Remote { .. } => Vec::new(),
-        Op::Mmap { at, len, .. } | Op::Munmap { at, len } => {
+        Op::Mmap { at, len, .. } | Op::Brk { at, len, .. } | Op::Munmap { at, len } => {
             let [page, count] = pages(at, len);
             vec![Call::new("settle", [page, count, 1])]
         }

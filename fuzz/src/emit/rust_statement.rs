@@ -8,8 +8,8 @@ use super::listing::Entry;
 use super::statement::{mirror_file, prepare};
 use crate::model::{MAX_PINNED, Model};
 use crate::program::{
-    Access, Addr, Backing, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
-    Prot, Pulse, Spawn, Switch, Track, Via, Watch,
+    Access, Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
+    Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
 };
 
 /// The statements of a step.
@@ -22,6 +22,10 @@ pub fn statement(entry: &Entry) -> Vec<String> {
             backing,
         } => mmap(at, len, prot, backing),
         Op::Munmap { at, len } => ranged("munmap", at, len),
+        Op::Brk { at, len, how } => {
+            let grow = if how == Break::Grow { "true" } else { "false" };
+            ranged_and("brk", at, len, grow)
+        }
         Op::Mprotect { at, len, prot } => ranged_and("mprotect", at, len, protection(prot)),
         Op::Mlock { at, len } => ranged("mlock", at, len),
         Op::MlockOnfault { at, len } => ranged("mlock_onfault", at, len),

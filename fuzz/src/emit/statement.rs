@@ -6,8 +6,8 @@ use super::call::{Call, known};
 use super::listing::Entry;
 use super::{Run, cut};
 use crate::program::{
-    Access, Addr, Advice, Backing, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move,
-    Node, Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
+    Access, Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror,
+    Move, Node, Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
 };
 
 const REGISTER: &str = "0xc020aa00 /* UFFDIO_REGISTER */";
@@ -26,6 +26,10 @@ pub fn statement(entry: &Entry) -> String {
             backing,
         } => mmap(at.page(), cut(at, len), p, backing),
         Op::Munmap { at, len } => call("munmap", at.page(), cut(at, len), ""),
+        Op::Brk { at, len, how } => {
+            let grow = u8::from(how == Break::Grow);
+            format!("say(move_break({}, {}, {grow}));", at.0, cut(at, len))
+        }
         Op::Mprotect { at, len, prot: p } => call("mprotect", at.page(), cut(at, len), prot(p)),
         Op::Mlock { at, len } => call("mlock", at.page(), cut(at, len), ""),
         Op::MlockOnfault { at, len } => call("mlock2", at.page(), cut(at, len), "MLOCK_ONFAULT"),

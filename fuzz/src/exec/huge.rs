@@ -4,7 +4,8 @@
 
 use std::os::fd::AsRawFd;
 
-use super::check::{Broken, bit};
+use super::check::Broken;
+use super::entry::bit;
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;

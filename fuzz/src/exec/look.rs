@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
 use super::access::page_name;
-use super::check::{Broken, bit, locked_pages, shown, wrong_bits};
+use super::check::{Broken, locked_pages};
+use super::entry::{bit, shown, wrong_bits};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;

@@ -4,7 +4,8 @@
 //! violation; the rest becomes the state of the model.
 
 use super::access::{load_words, page_name, store_words};
-use super::check::{Broken, bit};
+use super::check::Broken;
+use super::entry::bit;
 use super::process::Process;
 use super::rally::control;
 use super::sys;

@@ -22,6 +22,10 @@ impl Process<'_> {
             } => self.mmap(at, len, prot, backing),
             Op::Zap { at, len } => self.setup.pfn.zap(at, len),
             Op::Munmap { at, len } => sys::munmap(at, len),
+            Op::Brk { at, len, how } => self
+                .setup
+                .heap
+                .map_or(libc::EPERM, |heap| sys::brk(heap, at, len, how)),
             Op::Mprotect { at, len, prot } => sys::mprotect(at, len, prot),
             Op::Mremap {
                 at,

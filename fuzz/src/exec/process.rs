@@ -4,8 +4,11 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use selftests::program_break::Start;
+
 use super::board::{Board, Duty, STOP};
 use super::check;
+use super::entry::Features;
 use super::hold::{self, Pin};
 use super::mirror::Mirrors;
 use super::pfn::PfnFiles;
@@ -42,10 +45,12 @@ pub struct Setup {
     pub disk: Option<Disk>,
     /// Device memory, if there is any.
     pub pfn: PfnFiles,
+    /// Where the break of each process starts, if the kernel says so.
+    pub heap: Option<Start>,
     /// A program that does nothing, to be executed.
     pub nothing: i32,
     /// What the kernel can tell.
-    pub features: check::Features,
+    pub features: Features,
 }
 
 /// A process of a program.

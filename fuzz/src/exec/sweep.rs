@@ -8,7 +8,8 @@ use std::ops::Range;
 use selftests::guard;
 
 use super::access::{agree, load_words, page_name, wrong_content};
-use super::check::{Broken, Features, bit, shown, wrong_bits};
+use super::check::Broken;
+use super::entry::{Features, bit, shown, wrong_bits};
 use super::process::Process;
 use super::sys;
 use super::violation::Oracle;

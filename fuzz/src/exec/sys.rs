@@ -6,9 +6,10 @@
 use std::io;
 
 use libc::{c_int, c_void};
+use selftests::program_break::Start;
 
 use crate::program::{
-    ARENA, Access, Addr, Advice, Backing, DEVICE_PAGES, Len, Move, PAGE, PAGES, Prot,
+    ARENA, Access, Addr, Advice, Backing, Break, DEVICE_PAGES, Len, Move, PAGE, PAGES, Prot,
 };
 
 /// The errno of the last call of this thread.
@@ -82,6 +83,20 @@ pub fn munmap(at: Addr, len: Len) -> i32 {
     let (start, bytes) = span(at, len);
     // SAFETY: unmaps in the arena only.
     check(unsafe { libc::munmap(start, bytes) })
+}
+
+/// `brk` over a range, as if the break had come from the start of the arena.
+pub fn brk(heap: Start, at: Addr, len: Len, how: Break) -> i32 {
+    let (start, bytes) = span(at, len);
+    let (low, high) = (start as usize, start as usize + bytes);
+    let (from, to) = match how {
+        Break::Grow => (low, high),
+        Break::Shrink => (high, low),
+    };
+    // SAFETY: maps and unmaps in the arena only; the one thread of this process that may
+    // run beside this one answers a userfaultfd, and allocates nothing.
+    let moved = unsafe { heap.move_from(ARENA, from, to) };
+    moved.err().map_or(0, |errno| errno as i32)
 }
 
 /// `mprotect`.

@@ -4,7 +4,8 @@
 
 use std::os::unix::fs::FileExt;
 
-use super::check::{Broken, bit};
+use super::check::Broken;
+use super::entry::bit;
 use super::process::Process;
 use super::sys;
 use crate::model::page::{WORDS, word};

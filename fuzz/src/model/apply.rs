@@ -96,6 +96,7 @@ impl Model {
                 backing,
             } => self.mmap(who, at, len, prot, backing),
             Op::Munmap { at, len } => self.munmap(who, at, len),
+            Op::Brk { at, len, how } => self.brk(who, (at, len), how, got),
             Op::Mprotect { at, len, prot } => self.mprotect(who, at, len, prot),
             Op::Mremap {
                 at,

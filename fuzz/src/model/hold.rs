@@ -88,6 +88,7 @@ impl Model {
         matches!(
             op,
             Op::Munmap { .. }
+                | Op::Brk { .. }
                 | Op::Mmap {
                     backing: Backing::Anon,
                     ..
@@ -101,14 +102,15 @@ impl Model {
         )
     }
 
-    /// A failed munmap or mmap has unmapped the range, or has not.
+    /// A failed munmap, brk or mmap has unmapped the range, or has not.
     pub(super) fn settle_injected(
         &mut self,
         who: usize,
         op: &Op,
         facts: &dyn Facts,
     ) -> Option<Touched> {
-        let (Op::Munmap { at, len } | Op::Mmap { at, len, .. }) = *op else {
+        let (Op::Munmap { at, len } | Op::Brk { at, len, .. } | Op::Mmap { at, len, .. }) = *op
+        else {
             return None;
         };
         for (i, page) in self.range(who, at, len).iter_mut().enumerate() {

@@ -3,7 +3,7 @@
 
 use super::Model;
 use super::page::{Flags, Page};
-use crate::program::{Access, Addr, Advice, Device, Len, Move, Op, PAGES, SLOT_PAGES, Step};
+use crate::program::{Access, Addr, Advice, Break, Device, Len, Move, Op, PAGES, SLOT_PAGES, Step};
 
 /// What happens to a slot that was mapped by one PMD before a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +80,15 @@ impl Model {
                 what: Device::Snapshot | Device::CheckExclusive,
                 ..
             } => Fate::Kept,
-            Op::Munmap { at, len } => split_where(at, len, slot),
+            Op::Munmap { at, len }
+            | Op::Brk {
+                at,
+                len,
+                how: Break::Shrink,
+            } => split_where(at, len, slot),
+            Op::Brk {
+                how: Break::Grow, ..
+            } => Fate::Kept,
             // the bits of file memory live in page tables only (pgtable_split_needed())
             Op::UffdProtect { .. } | Op::UffdClose { .. }
                 if !self.private(step.process.index(), slot) =>

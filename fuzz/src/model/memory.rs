@@ -3,7 +3,7 @@
 
 use super::page::{Flags, Page, file_stamp};
 use super::{Effect, Model, Touched, Wanted};
-use crate::program::{Addr, Backing, Len, PAGES, Prot};
+use crate::program::{Addr, Backing, Break, Len, PAGES, Prot};
 
 impl Prot {
     pub(super) fn flags(self) -> Flags {
@@ -65,6 +65,37 @@ impl Model {
     pub(super) fn munmap(&mut self, who: usize, at: Addr, len: Len) -> (Wanted, Touched) {
         self.range(who, at, len).iter_mut().for_each(Page::unmap);
         (Wanted::Exactly(0), Touched::range(at.page(), len.pages()))
+    }
+
+    /// `brk` (mm/mmap.c). Growth maps private memory where nothing is, and needs one free page
+    /// behind it (`stack_guard_gap` counts for stacks only); shrinking unmaps all that
+    /// lies there, and is refused where nothing does. EPERM: the break cannot be put here.
+    pub(super) fn brk(
+        &mut self,
+        who: usize,
+        (at, len): (Addr, Len),
+        how: Break,
+        got: i32,
+    ) -> (Wanted, Touched) {
+        let touched = Touched::range(at.page(), len.pages());
+        let count = self.range(who, at, len).len();
+        let last = (at.page() + count).min(PAGES - 1);
+        let mapped = |page: &Page| page.flags.has(Flags::MAPPED);
+        let pages = &self.processes[who].pages;
+        let refused = match how {
+            Break::Grow => pages[at.page()..=last].iter().any(mapped),
+            Break::Shrink => !pages[at.page()..at.page() + count].iter().any(mapped),
+        };
+        if got == libc::EPERM {
+            return (Wanted::OrAny(&[libc::EPERM]), touched);
+        }
+        if refused {
+            return (Wanted::Exactly(libc::ENOMEM), touched);
+        }
+        match how {
+            Break::Grow => self.mmap(who, at, len, Prot::Write, Backing::Anon),
+            Break::Shrink => self.munmap(who, at, len),
+        }
     }
 
     /// Works up to the first hole, then fails with ENOMEM.

@@ -161,6 +161,32 @@ proptest! {
 }
 
 #[test]
+fn brk_maps_what_is_free_with_a_page_behind_it_and_unmaps_what_is_not() {
+    let source = "p0 mmap at=0.8 len=1 prot=r backing=anon\n";
+    let returns = |how: &str, at: u16, len: u16, got: i32| {
+        let mut model = run(source);
+        let text = format!("p0 brk at=0.{at} len={len} how={how}\n");
+        let step = text::parse(&text).unwrap().steps[0];
+        let found = model.apply(&step, got, &Assumed);
+        (found.map(drop), model.effect(0, usize::from(at), true))
+    };
+    let wrong = |wanted, got| Err(Unexpected { wanted, got });
+    let no = libc::ENOMEM;
+    assert_eq!(returns("grow", 0, 7, 0), (Ok(()), Effect::Done));
+    assert_eq!(returns("grow", 0, 7, no).0, wrong(0, no));
+    assert_eq!(returns("grow", 0, 8, no), (Ok(()), Effect::Segv));
+    assert_eq!(returns("grow", 0, 8, 0).0, wrong(no, 0));
+    assert_eq!(returns("grow", 8, 1, 0).0, wrong(no, 0));
+    assert_eq!(returns("shrink", 4, 5, 0).0, Ok(()));
+    assert_eq!(returns("shrink", 4, 5, no).0, wrong(0, no));
+    assert_eq!(returns("shrink", 9, 5, 0).0, wrong(no, 0));
+    assert_eq!(
+        run(&format!("{source}p0 brk at=0.4 len=5 how=shrink\n")).run(0, 8),
+        0
+    );
+}
+
+#[test]
 fn madvise_stops_at_an_area_that_it_does_not_suit() {
     let source = "p0 mmap at=0.0 len=512 prot=rw backing=anon\np0 write at=0.0 len=512\np0 mlock-onfault at=0.100 len=10\n";
     let mut model = run(source);

@@ -11,7 +11,9 @@ pub mod race;
 
 pub use arg::{Addr, Arg, Context, Len, Nth, Proc};
 pub use choice::{Category, Fill, Knob, Look, Spawn, Switch, Via, Watch};
-pub use named::{Access, Advice, Backing, Clear, Device, Mirror, Move, Node, Prot, Pulse, Track};
+pub use named::{
+    Access, Advice, Backing, Break, Clear, Device, Mirror, Move, Node, Prot, Pulse, Track,
+};
 pub use op::Op;
 pub use race::Schedule;
 

@@ -141,6 +141,13 @@ choices! {
         /// Grow or shrink where it is; the given place does not matter.
         Inplace "inplace" 2,
     }
+    /// Which way `brk` moves the break, which is put to the range for that.
+    Break {
+        /// From its start to its end: maps it, where nothing is mapped.
+        Grow "grow" 3,
+        /// From its end to its start: unmaps it.
+        Shrink "shrink" 1,
+    }
     /// What is written to `/proc/self/clear_refs`.
     Clear {
         /// Accessed bits of all pages (1).

@@ -93,6 +93,8 @@ ops! {
     Mmap "mmap" { at: Addr, len: Len, prot: Prot, backing: Backing }
     /// `munmap`.
     Munmap "munmap" { at: Addr, len: Len }
+    /// `brk`, as if the break lay in the arena.
+    Brk "brk" { at: Addr, len: Len, how: Break }
     /// `mprotect`.
     Mprotect "mprotect" { at: Addr, len: Len, prot: Prot }
     /// `mremap` of `len` pages to `new` pages.
@@ -198,6 +200,7 @@ impl Op {
         match self {
             Self::Mmap { at, len, .. }
             | Self::Munmap { at, len }
+            | Self::Brk { at, len, .. }
             | Self::Mprotect { at, len, .. }
             | Self::Mremap { at, len, .. }
             | Self::Madvise { at, len, .. }

@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::check::{WORDS, word};
 use super::{PAGES, Process};
 use crate::mapping::{PAGE, Prot, memfd, pages};
+use crate::program_break::Start;
 
 /// What a mapping is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,23 @@ impl Process {
         // SAFETY: unmaps in the arena only.
         let result = self.injected(|_| unsafe { libc::munmap(at.start as *mut _, at.len()) });
         let result = Errno::result(result).map(drop);
+        self.say(result);
+    }
+
+    /// brk(2) over the range, as if the break had come there: maps it, or unmaps it.
+    pub fn brk(&mut self, page: usize, count: usize, grow: bool) {
+        let at = self.range(page, count);
+        let (from, to) = if grow {
+            (at.start, at.end)
+        } else {
+            (at.end, at.start)
+        };
+        let low = self.arena.page_addr(0);
+        let start = Start::of_this_process();
+        // SAFETY: maps and unmaps in the arena only; a thread that answers a
+        // userfaultfd allocates nothing.
+        let call = |start: Start| unsafe { start.move_from(low, from, to) };
+        let result = self.injected(|_| start.and_then(call));
         self.say(result);
     }
 
