@@ -84,6 +84,7 @@ pub fn statement(entry: &Entry) -> Vec<String> {
                 Fill::CopyProtected => "Fill::CopyProtected",
                 Fill::Zero => "Fill::Zero",
                 Fill::Continue => "Fill::Continue",
+                Fill::Poison => "Fill::Poison",
             };
             let line = |run: &super::Run| {
                 let (page, count, stamp, step) = (run.page, run.count, run.stamp, run.step);

@@ -111,6 +111,7 @@ pub fn statement(entry: &Entry) -> String {
                 Fill::CopyProtected => "0xc028aa03 /* UFFDIO_COPY */, 2 /* WP */",
                 Fill::Zero => "0xc020aa04 /* UFFDIO_ZEROPAGE */, 0",
                 Fill::Continue => "0xc020aa07 /* UFFDIO_CONTINUE */, 0",
+                Fill::Poison => "0xc020aa08 /* UFFDIO_POISON */, 0",
             };
             format!(
                 "need(uffd_fill({}, {}, {:#x}UL, {:#x}UL, {number}));",

@@ -31,9 +31,12 @@ pub mod bit {
     /// map shows marks as swapped out, to the last of the 32 swap types
     /// (`SWP_PTE_MARKER` in include/linux/swap.h).
     pub const fn is_mark(entry: u64) -> bool {
-        const TYPE: u64 = 0x1f;
-        entry & (PRESENT | SWAP) == SWAP && entry & TYPE == TYPE
+        entry & MARK_MASK == MARK
     }
+
+    /// What `is_mark` looks at, and what it must find.
+    pub const MARK_MASK: u64 = PRESENT | MARK;
+    pub const MARK: u64 = SWAP | 0x1f;
 
     /// Whether there is a page behind an entry, in memory or in swap.
     pub const fn is_populated(entry: u64) -> bool {
@@ -78,6 +81,9 @@ pub(super) fn wrong_bits(page: &Page, entry: u64, features: Features) -> Option<
         } else {
             "guard marker appeared"
         });
+    }
+    if flags.has(Flags::POISON) && !flags.has(Flags::POISON_UNSURE) && !bit::is_mark(entry) {
+        return Some("poison marker lost");
     }
     if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) {
         if !populated {
@@ -148,6 +154,8 @@ mod tests {
             None
         );
         assert_eq!(wrong(Flags::GUARD, 0), Some("guard marker lost"));
+        assert_eq!(wrong(Flags::POISON, bit::MARK), None);
+        assert_eq!(wrong(Flags::POISON, present), Some("poison marker lost"));
         assert_eq!(
             wrong_bits(&Page::default(), present, features),
             Some("unmapped page populated")

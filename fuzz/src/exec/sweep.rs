@@ -24,6 +24,7 @@ const SPECIAL: Flags = Flags::SHARED
     .with(Flags::ZAPPED)
     .with(Flags::MISSING)
     .with(Flags::MINOR)
+    .with(Flags::POISON)
     .with(Flags::RWP);
 
 /// What `wrong_bits` accepts of a page with certain flags, in one comparison.
@@ -60,6 +61,10 @@ impl Rule {
         }
         if features.guard {
             rule.demand(bit::GUARD, flags.has(Flags::GUARD));
+        }
+        if flags.has(Flags::POISON) && !flags.has(Flags::POISON_UNSURE) {
+            rule.mask |= bit::MARK_MASK;
+            rule.wanted |= bit::MARK;
         }
         if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) {
             rule.any = populated;

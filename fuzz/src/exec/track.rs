@@ -15,6 +15,7 @@ const ZEROPAGE: u64 = 0xc020_aa04;
 const MOVE: u64 = 0xc028_aa05;
 const WRITEPROTECT: u64 = 0xc018_aa06;
 const CONTINUE: u64 = 0xc020_aa07;
+const POISON: u64 = 0xc020_aa08;
 const RWPROTECT: u64 = 0xc018_aa09;
 
 const EVENT_REMAP: u64 = 1 << 2;
@@ -116,6 +117,7 @@ impl Tracker {
             }
             Fill::Zero => counted(&self.0, ZEROPAGE, [start, bytes, 0, 0]),
             Fill::Continue => counted(&self.0, CONTINUE, [start, bytes, 0, 0]),
+            Fill::Poison => counted(&self.0, POISON, [start, bytes, 0, 0]),
         }
     }
 

@@ -32,9 +32,9 @@ impl Known {
 }
 
 /// Whether there is anything that an operation would meet. UFFDIO_COPY replaces the mark of a
-/// protected page that is not there, UFFDIO_ZEROPAGE does not.
+/// protected page that is not there, and poison (`pte_is_uffd_marker()`); UFFDIO_ZEROPAGE does not.
 fn populated(entry: u64, fills: bool) -> Option<bool> {
-    let replaced = fills && bit::is_mark(entry) && entry & bit::UFFD_WP != 0;
+    let replaced = fills && bit::is_mark(entry) && entry & bit::GUARD == 0;
     (!replaced).then_some(entry & bit::ANYTHING != 0)
 }
 
@@ -42,7 +42,8 @@ impl Process<'_> {
     /// Looks at what a step depends on that the model does not know.
     pub(super) fn known_before(&mut self, step: &Step) -> Result<Known, Broken> {
         let mut known = Known {
-            fills: matches!(step.op, Op::UffdFill { .. }),
+            // UFFDIO_POISON replaces nothing
+            fills: matches!(step.op, Op::UffdFill { how, .. } if how != Fill::Poison),
             ..Known::default()
         };
         let ranges = match step.op {
@@ -130,6 +131,8 @@ mod tests {
         assert!(bit::is_populated(mark | bit::PRESENT));
         assert_eq!(populated(mark, true), None);
         assert_eq!(populated(mark, false), Some(true));
+        assert_eq!(populated(bit::MARK, true), None);
+        assert_eq!(populated(bit::MARK | bit::GUARD, true), Some(true));
         assert_eq!(populated(swapped, true), Some(true));
         assert_eq!(populated(bit::PRESENT | bit::UFFD_WP, true), Some(true));
         assert_eq!(populated(0, true), Some(false));

@@ -3,7 +3,7 @@
 //! hole is remembered and gives ENOMEM at the end, an area that the advice does
 //! not suit stops it with what was done so far.
 
-use libc::{EACCES, EAGAIN, EBUSY, EFAULT, EINVAL, ENOMEM};
+use libc::{EACCES, EAGAIN, EBUSY, EFAULT, EHWPOISON, EINVAL, ENOMEM};
 
 use super::page::{Flags, Page};
 use super::{Effect, Model, Touched, Wanted};
@@ -91,7 +91,7 @@ impl Model {
         if accessible {
             Wanted::Exactly(0)
         } else {
-            Wanted::OrAny(&[EFAULT, ENOMEM, EINVAL])
+            Wanted::OrAny(&[EFAULT, ENOMEM, EINVAL, EHWPOISON])
         }
     }
 }
@@ -146,6 +146,8 @@ fn advise_page(page: &mut Page, advice: Advice) {
         }
         // guard markers stay, whatever is discarded around them
         Advice::Dontneed | Advice::DontneedLocked => page.discard(),
+        // a poison marker goes, and nothing else is there
+        Advice::Free if flags.has(Flags::POISON) => page.discard(),
         Advice::Free if !flags.has(Flags::GUARD) => {
             flags.set(Flags::LAZY);
             flags.clear(Flags::DIRTY);

@@ -45,10 +45,13 @@ impl Model {
         if store && !flags.has(Flags::WRITE) && flags.has(Flags::SHARED) {
             return Effect::Segv;
         }
-        if usize::from(found.offset) >= self.limit(found) {
+        let poison = flags.has(Flags::POISON);
+        if usize::from(found.offset) >= self.limit(found)
+            || poison && !flags.has(Flags::POISON_UNSURE)
+        {
             return Effect::Bus;
         }
-        if self.processes[process].uffd == 2 && flags.any(Flags::WATCHED) {
+        if poison || self.processes[process].uffd == 2 && flags.any(Flags::WATCHED) {
             return Effect::DoneOrBus;
         }
         Effect::Done

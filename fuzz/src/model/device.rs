@@ -25,9 +25,15 @@ impl Model {
                 page.unsettle_protection();
             }
         }
+        let poison = self
+            .range(who, at, len)
+            .iter()
+            .any(|page| page.flags.has(Flags::POISON));
         let refusals: &[i32] = match what {
             Device::ToDev | Device::ToDevFail => &[ENODEV, ENOENT, EINVAL, ENOMEM],
             Device::ToSys | Device::ToSysFail => &[ENODEV, EINVAL, ENOMEM],
+            // an error of a page is one of the whole look (hmm_vma_handle_pte())
+            Device::Snapshot if poison => &[ENODEV, EBUSY, EFAULT],
             Device::Snapshot => &[ENODEV, EBUSY],
             Device::Read | Device::Write => &[ENODEV, EAGAIN, EBUSY],
             Device::CheckExclusive => return (self.check_exclusive(who, at, len), touched),

@@ -68,11 +68,7 @@ impl Model {
         {
             page.flags.clear(Flags::PROTECTED_UNSURE);
             page.protect();
-            if got != 0
-                || page
-                    .flags
-                    .any(Flags::GUARD.with(Flags::SHARED).with(Flags::FILE))
-            {
+            if got != 0 || page.is_marker() || page.flags.any(Flags::SHARED.with(Flags::FILE)) {
                 page.flags.set(Flags::PROTECTED_UNSURE);
             }
         }

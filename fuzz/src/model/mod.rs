@@ -235,8 +235,20 @@ impl Model {
         (page.value, page.flags.has(Flags::LAZY))
     }
 
-    /// What a load or store to the page must do.
+    /// What a load or store to the page must do. Poison comes behind the permission of the
+    /// mapping and before all else (`handle_pte_marker()`).
     pub fn effect(&self, process: usize, page: usize, store: bool) -> Effect {
+        let flags = self.processes[process].pages[page].flags;
+        match self.effect_unpoisoned(process, page, store) {
+            Effect::Segv => Effect::Segv,
+            effect if !flags.has(Flags::POISON) || effect == Effect::Bus => effect,
+            _ if flags.has(Flags::POISON_UNSURE) => Effect::DoneOrBus,
+            _ => Effect::Bus,
+        }
+    }
+
+    /// The same where there is no poison.
+    fn effect_unpoisoned(&self, process: usize, page: usize, store: bool) -> Effect {
         let owner = &self.processes[process];
         let page = &owner.pages[page];
         let needed = if store { Flags::WRITE } else { Flags::READ };
@@ -294,6 +306,8 @@ impl Model {
             Flags::PROTECTED
                 .with(Flags::PROTECTED_UNSURE)
                 .with(Flags::EXCLUSIVE)
+                .with(Flags::POISON)
+                .with(Flags::POISON_UNSURE)
                 .with(Flags::LAZY),
         );
         if page.flags.has(Flags::SHARED) {

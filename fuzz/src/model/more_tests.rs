@@ -353,3 +353,31 @@ fn protection_of_memory_that_is_given_up_is_never_sure() {
     model.settle_protection(0, 0, false);
     assert!(!unsure(&model, 0));
 }
+
+#[test]
+fn poison_keeps_all_out_until_it_is_discarded_and_a_child_may_lack_it() {
+    let source = format!(
+        "{BASE}p0 uffd-watch at=0.0 len=1024 track=async kind=missing\np0 uffd-fill at=1.0 len=4 how=poison\n"
+    );
+    let effects = |more: &str, who: usize, pages: [usize; 4]| {
+        let model = run(&format!("{source}{more}"));
+        pages.map(|page| model.effect(who, page, false))
+    };
+    let (bus, done) = (Effect::Bus, Effect::Done);
+    let more = "p0 madvise at=1.1 len=1 advice=dontneed\np0 madvise at=1.2 len=1 advice=free\n\
+                p0 uffd-fill at=1.3 len=1 how=copy\n";
+    let there = [512, 513, 514, 515];
+    assert_eq!(effects("", 0, there), [bus; 4]);
+    assert_eq!(effects(more, 0, there), [bus, done, done, done]);
+    let moved = "p0 mremap at=1.0 len=4 to=3.0 new=4 how=fixed\n";
+    let closed = "p0 mprotect at=3.0 len=1 prot=none\n";
+    let gone = [1536, 1537, 512, 0];
+    let found = effects(&format!("{moved}{closed}"), 0, gone);
+    assert_eq!(found, [Effect::Segv, bus, Effect::Segv, done]);
+    let child = effects("p0 fork child=p1\np1 write at=1.0 len=1\n", 1, there);
+    assert_eq!(child, [Effect::DoneOrBus; 4]);
+    let mut model = run(&format!("{source}p0 fork child=p1\n"));
+    assert_eq!(model.effect_seen(1, 512, true, (true, false)), done);
+    model.stored(1, 512, 77);
+    assert_eq!(model.effect(1, 512, false), done);
+}

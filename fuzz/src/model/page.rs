@@ -75,6 +75,11 @@ impl Flags {
     /// it is soft-dirty.
     pub const MOVED: Self = Self(1 << 26);
 
+    /// A poison marker (UFFDIO_POISON): every access gets SIGBUS.
+    pub const POISON: Self = Self(1 << 27);
+    /// Whether the poison marker is there is not determined.
+    pub const POISON_UNSURE: Self = Self(1 << 28);
+
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
 
@@ -105,7 +110,7 @@ impl Flags {
 }
 
 /// Names of the bits, from the lowest on; for reports.
-const NAMES: [&str; 27] = [
+const NAMES: [&str; 29] = [
     "mapped",
     "read",
     "write",
@@ -133,6 +138,8 @@ const NAMES: [&str; 27] = [
     "zapped",
     "exclusive",
     "moved",
+    "poison",
+    "poison-unsure",
 ];
 
 impl std::fmt::Debug for Flags {
@@ -168,6 +175,7 @@ impl Page {
         };
         self.flags
             .clear(Flags::LAZY.with(Flags::DIRTY).with(Flags::PINNED));
+        self.flags.clear(Flags::POISON.with(Flags::POISON_UNSURE));
         if self.flags.any(Flags::SHARED.with(Flags::FILE)) {
             self.unsettle_protection();
         } else {
@@ -182,6 +190,18 @@ impl Page {
         self.flags.set(Flags::PROTECTED);
         if self.flags.has(Flags::LAZY) {
             self.flags.set(Flags::PROTECTED_UNSURE);
+        }
+    }
+
+    /// Whether it is a marker of an error, which protection passes over.
+    pub fn is_marker(&self) -> bool {
+        self.flags.any(Flags::GUARD.with(Flags::POISON))
+    }
+
+    /// The poison marker, if there was one, may be gone.
+    pub fn unsettle_poison(&mut self) {
+        if self.flags.has(Flags::POISON) {
+            self.flags.set(Flags::POISON_UNSURE);
         }
     }
 

@@ -61,6 +61,9 @@ fn inherited(parent: &Page) -> Page {
             .with(Flags::PROTECTED)
             .with(Flags::PROTECTED_UNSURE),
     );
+    // copied with the page tables, which a mapping without anonymous memory keeps for itself
+    // (vma_needs_copy())
+    page.unsettle_poison();
     if page.flags.has(Flags::WIPEONFORK) {
         page.flags.clear(Flags::GUARD);
         page.discard();

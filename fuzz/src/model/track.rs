@@ -40,7 +40,7 @@ impl Model {
         if got == 0 {
             for page in self.range(who, at, len) {
                 page.flags.clear(Flags::WATCHED);
-                if page.flags.has(Flags::GUARD) {
+                if page.is_marker() {
                     page.unsettle_protection();
                 } else {
                     page.flags
@@ -74,8 +74,8 @@ impl Model {
                 return (Wanted::Exactly(ENOENT), touched);
             }
             seen = true;
-            // guard markers are passed over, also when a scan has set their bit
-            if page.flags.has(Flags::GUARD) {
+            // markers are passed over, also when a scan has set their bit
+            if page.is_marker() {
                 continue;
             }
             page.flags

@@ -108,9 +108,14 @@ impl Model {
             let version = self.version - (count - 1 - i) as u32;
             self.fill_page(who, number, how, stamp(version, who, number));
         }
-        let plain = first.private_anon() && matches!(how, Fill::Copy | Fill::Zero);
-        if plain && len.pages() == 1 && facts.populated_before(at.page()) == Some(false) {
-            return (Wanted::Exactly(0), touched);
+        let empty = len.pages() == 1 && facts.populated_before(at.page()) == Some(false);
+        if empty && first.private_anon() {
+            match how {
+                Fill::Copy | Fill::Zero => return (Wanted::Exactly(0), touched),
+                // kernels before 6.6 do not know it
+                Fill::Poison => return (Wanted::OrAny(&[EINVAL]), touched),
+                Fill::CopyProtected | Fill::Continue => {}
+            }
         }
         (Wanted::OrAny(FAILURES), touched)
     }
@@ -118,16 +123,19 @@ impl Model {
     /// Whether the object has a page of its own there, which a fill must not replace.
     fn cached(&self, who: usize, number: usize, how: Fill) -> bool {
         let page = &self.processes[who].pages[number];
-        how != Fill::Continue
+        !matches!(how, Fill::Continue | Fill::Poison)
             && page.flags.has(Flags::SHARED)
             && self.objects[usize::from(page.object)][usize::from(page.offset)] != 0
     }
 
     fn fill_page(&mut self, who: usize, number: usize, how: Fill, stamp: u64) {
+        let flags = &mut self.processes[who].pages[number].flags;
+        flags.clear(Flags::POISON.with(Flags::POISON_UNSURE));
         let value = match how {
             Fill::Copy | Fill::CopyProtected => stamp,
             Fill::Zero => 0,
             Fill::Continue => return,
+            Fill::Poison => return self.poison(who, number),
         };
         let page = &mut self.processes[who].pages[number];
         page.flags.clear(
@@ -146,6 +154,19 @@ impl Model {
         page.value = value;
         if how != Fill::Zero {
             page.flags.set(Flags::DIRTY);
+        }
+    }
+
+    /// A page that was not there has a poison marker now. Page tables of files are thrown away
+    /// now and then, and the marker with them (retract_page_tables() in mm/khugepaged.c).
+    fn poison(&mut self, who: usize, number: usize) {
+        let page = &mut self.processes[who].pages[number];
+        page.discard();
+        page.flags
+            .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
+        page.flags.set(Flags::POISON);
+        if !page.private_anon() {
+            page.flags.set(Flags::POISON_UNSURE);
         }
     }
 
@@ -179,7 +200,9 @@ impl Model {
             if pages[from + i].flags.has(Flags::PINNED) {
                 return (Wanted::Exactly(EBUSY), touched);
             }
-            if pages[from + i].flags.has(Flags::GUARD) {
+            let poison = pages[from + i].flags;
+            let poison = poison.has(Flags::POISON) && !poison.has(Flags::POISON_UNSURE);
+            if pages[from + i].flags.has(Flags::GUARD) || poison {
                 return (Wanted::Exactly(EFAULT), touched);
             }
             let hole = facts.populated_before(from + i) == Some(false);
@@ -213,7 +236,7 @@ impl Model {
         if pages.peek().is_none() || pages.any(|page| !page.flags.has(Flags::RWP)) {
             return (Wanted::Exactly(ENOENT), touched);
         }
-        let there = |page: &&mut Page| mapped(page) && !page.flags.has(Flags::GUARD);
+        let there = |page: &&mut Page| mapped(page) && !page.is_marker();
         for page in self.range(who, at, len).iter_mut().filter(there) {
             page.flags
                 .clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
@@ -231,7 +254,11 @@ impl Model {
     pub fn loaded(&mut self, process: usize, page: usize) {
         self.opened(process, page);
         let flags = &mut self.processes[process].pages[page].flags;
-        flags.clear(Flags::EXCLUSIVE);
+        flags.clear(
+            Flags::EXCLUSIVE
+                .with(Flags::POISON)
+                .with(Flags::POISON_UNSURE),
+        );
         if flags.has(Flags::RWP) {
             flags.clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
         }
@@ -268,11 +295,12 @@ impl Model {
     }
 
     /// Whether any process has memory of which `race` does not know what may become:
-    /// device memory, or a registration other than for write protection.
+    /// device memory, poison, or a registration other than for write protection.
     pub fn beyond_races(&self) -> bool {
         let other = Flags::MISSING
             .with(Flags::MINOR)
             .with(Flags::RWP)
+            .with(Flags::POISON)
             .with(Flags::PFN);
         self.processes
             .iter()
@@ -297,8 +325,16 @@ impl Model {
         store: bool,
         (populated, protected): (bool, bool),
     ) -> Effect {
-        let effect = self.effect(process, number, store);
         let page = &self.processes[process].pages[number];
+        let unsure = page.flags.has(Flags::POISON_UNSURE);
+        if unsure && !populated {
+            return self.effect(process, number, store);
+        }
+        let effect = if unsure {
+            self.effect_unpoisoned(process, number, store)
+        } else {
+            self.effect(process, number, store)
+        };
         if effect != Effect::DoneOrBus || !self.depends_on_presence(process, page) {
             return effect;
         }

@@ -30,6 +30,8 @@ choices! {
         Zero "zero" 2,
         /// UFFDIO_CONTINUE.
         Continue "continue" 1,
+        /// UFFDIO_POISON: every access gets SIGBUS.
+        Poison "poison" 2,
     }
     /// On or off.
     Switch {

@@ -23,6 +23,7 @@ const ZEROPAGE: u64 = 0xc020_aa04;
 const MOVE: u64 = 0xc028_aa05;
 const WRITEPROTECT: u64 = 0xc018_aa06;
 const CONTINUE: u64 = 0xc020_aa07;
+const POISON: u64 = 0xc020_aa08;
 const RWPROTECT: u64 = 0xc018_aa09;
 
 /// `UFFD_FEATURE_*` that every one has: WP, EVENT_REMAP, WP_UNPOPULATED.
@@ -54,6 +55,8 @@ pub enum Fill {
     Zero,
     /// UFFDIO_CONTINUE.
     Continue,
+    /// UFFDIO_POISON.
+    Poison,
 }
 
 impl Process {
@@ -120,6 +123,7 @@ impl Process {
             Fill::CopyProtected => self.uffd_ioctl(COPY, &mut [target, source, bytes, 2, 0]),
             Fill::Zero => self.uffd_ioctl(ZEROPAGE, &mut [target, bytes, 0, 0]),
             Fill::Continue => self.uffd_ioctl(CONTINUE, &mut [target, bytes, 0, 0]),
+            Fill::Poison => self.uffd_ioctl(POISON, &mut [target, bytes, 0, 0]),
         };
         self.need(result);
     }
