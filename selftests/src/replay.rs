@@ -14,12 +14,13 @@
 //! Pages are numbers in an arena of four huge pages at a fixed address, the same
 //! in every process. A *stamp* tells what stands in a page: four words that
 //! differ by place; 0 is a page of zeros. What a step does is in
-//! `replay/{map,track,hold,device,transfer,others}.rs`, the checks are in `replay/check.rs`.
+//! `replay/{map,track,hold,device,transfer,others,inject}.rs`, the checks are in `replay/check.rs`.
 
 mod board;
 mod check;
 mod device;
 mod hold;
+mod inject;
 mod map;
 mod others;
 mod track;
@@ -30,6 +31,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::sched::CpuSet;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -40,7 +42,7 @@ use crate::gup::Pin;
 use crate::mapping::Region;
 use crate::outcome;
 use crate::settings::{self, Setting};
-use crate::{coverage, skip};
+use crate::{coverage, skip, watch};
 
 pub use self::check::Stored;
 pub use self::map::{Backing, Move};
@@ -87,6 +89,8 @@ pub struct Program {
     pub stored: &'static [Stored],
     /// Whether allocations are made to fail.
     pub injects: bool,
+    /// Whether counters of all memory and of each size are back at the end.
+    pub baseline: bool,
 }
 
 /// One process of a program, as it sees itself.
@@ -126,6 +130,7 @@ pub fn run(program: Program) {
     let board = Board::new();
     // Allocated before the fork: children have it, too.
     let injection = program.injects.then(Injection::of_all_allocations);
+    let baseline = program.baseline.then(check::baseline);
     match fork(0) {
         Ok(None) => {
             let mut process = Process::first(board, program, injection);
@@ -143,15 +148,25 @@ pub fn run(program: Program) {
         panic!("{how}\n{told}");
     }
     assert!(told.is_empty(), "{told}");
+    if let Some((before, same)) = baseline {
+        same.check_settled(&before);
+    }
 }
 
 /// What the first words on the board are when the test cannot run here.
 const SKIP: &str = "SKIP: ";
 
+/// What a fuzzer's guest is set to.
 fn settings() -> Vec<Setting> {
     let mut set = settings::quiet();
-    let shmem = format!("{}/shmem_enabled", settings::THP);
-    set.extend(Setting::try_set(shmem, "advise"));
+    for (file, value) in [
+        ("shmem_enabled", "advise"),
+        ("hugepages-64kB/enabled", "madvise"),
+        ("hugepages-512kB/enabled", "madvise"),
+    ] {
+        let path = format!("{}/{file}", settings::THP);
+        set.extend(Setting::try_set(path, value));
+    }
     set
 }
 
@@ -220,6 +235,10 @@ fn fork(flags: i32) -> Result<Option<i32>, Errno> {
 
 impl Process {
     fn first(board: &'static Board, program: Program, injection: Option<Injection>) -> Self {
+        // on its node pages are taken from, so that to place them elsewhere moves them
+        let mut first = CpuSet::new();
+        first.set(0).expect("a set has room for one CPU");
+        watch::bind_to(&first);
         let mut arena = Region::reserved_at(ARENA, PAGES * crate::mapping::PAGE)
             .unwrap_or_else(|errno| panic!("nothing else lies at {ARENA:#x}: {errno}"));
         let all = arena.all();
@@ -349,50 +368,6 @@ impl Process {
         self.board.write(&format!(
             "p{me}, step {now}: page {slot}.{page}: {what} ({found:#x})\n"
         ));
-    }
-
-    /// The next call loses its `nth` allocation.
-    pub fn fail_nth(&mut self, nth: u32) {
-        self.nth = nth;
-    }
-
-    /// Makes one call, with its failure if one was ordered.
-    fn injected<T>(&mut self, call: impl FnOnce(&mut Self) -> T) -> T {
-        let nth = std::mem::take(&mut self.nth);
-        match self.injection.take().filter(|_| nth > 0) {
-            Some(injection) => {
-                // Opened by this thread: a child's failures are its own.
-                let file = injection.here();
-                let (result, _) = file.call(nth, || call(self));
-                self.injection = Some(injection);
-                result
-            }
-            None => call(self),
-        }
-    }
-
-    /// After a call that failed what is mapped in the range may be as before, or
-    /// not: nothing is checked there any more. With `fresh` a success settles it.
-    /// Only in programs that make allocations fail.
-    pub fn settle(&mut self, page: usize, count: usize, fresh: u32) {
-        if self.failed || fresh != 0 {
-            self.board.doubt(self.me, page..page + count, self.failed);
-        }
-    }
-
-    /// The same for mremap: what is not known of a page is not known where it
-    /// has moved to.
-    pub fn settle_move(&mut self, page: usize, old: usize, to: usize, new: usize) {
-        if self.failed {
-            self.settle(page, old, 1);
-            return self.settle(to, new, 1);
-        }
-        let doubts: Vec<bool> = (0..old).map(|n| self.doubts(page + n)).collect();
-        self.board.doubt(self.me, page..page + old, false);
-        for n in 0..new {
-            let doubt = doubts.get(n).copied().unwrap_or(false);
-            self.board.doubt(self.me, to + n..to + n + 1, doubt);
-        }
     }
 }
 

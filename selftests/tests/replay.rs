@@ -43,6 +43,7 @@ fn replay() {
             },
         ],
         injects: false,
+        baseline: false,
     });
 }
 
@@ -58,8 +59,8 @@ fn step(p: &mut Process, number: usize) {
         1 => {
             let before = p.huge();
             p.madvise(0, 512, 14 /* hugepage */);
-            p.kept(before, 0, 0);
             p.look(0, 512, 0x0, 0x0, 16);
+            p.kept(before, 0, 0);
         }
         // p0 write at=0.0 len=512
         2 => {
@@ -86,17 +87,17 @@ fn step(p: &mut Process, number: usize) {
             let before = p.huge();
             p.check(0, 33, 0x20108000, 0x100001, 0);
             p.check(33, 479, 0x2208021, 0x100001, 0);
-            p.kept(before, 0, 0);
             p.look(0, 33, 0x20108000, 0x100001, 18);
             p.look(33, 479, 0x2208021, 0x100001, 18);
+            p.kept(before, 0, 0);
         }
         // p0 fork child=p1
         6 => {
             let before = p.huge();
             p.spawn(1);
-            p.kept(before, 0, 0);
             p.look(0, 33, 0x20108000, 0x100001, 18);
             p.look(33, 479, 0x2208021, 0x100001, 18);
+            p.kept(before, 0, 0);
         }
         // p0 device mirror=a what=write at=0.0 len=1
         7 => {
@@ -111,9 +112,9 @@ fn step(p: &mut Process, number: usize) {
             let before = p.huge();
             p.check(0, 33, 0x20108000, 0x100001, 0);
             p.check(33, 479, 0x2208021, 0x100001, 0);
-            p.kept(before, 0, 0);
             p.look(0, 33, 0x20108000, 0x100001, 18);
             p.look(33, 479, 0x2208021, 0x100001, 18);
+            p.kept(before, 0, 0);
         }
         // p0 verify
         9 => {
@@ -121,10 +122,10 @@ fn step(p: &mut Process, number: usize) {
             p.check(0, 1, 0x22208000, 0x0, 0);
             p.check(1, 32, 0x20208001, 0x100001, 0);
             p.check(33, 479, 0x2208021, 0x100001, 0);
-            p.kept(before, 0, 0);
             p.look(0, 1, 0x22208000, 0x0, 18);
             p.look(1, 32, 0x20208001, 0x100001, 18);
             p.look(33, 479, 0x2208021, 0x100001, 18);
+            p.kept(before, 0, 0);
         }
         _ => {}
     }

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+use hugeprobe_fuzz::emit::Shows;
 use hugeprobe_fuzz::exec::Session;
 use hugeprobe_fuzz::harm::Harm;
 use hugeprobe_fuzz::mailbox::Mailbox;
@@ -99,6 +100,9 @@ enum Verb {
     EmitC {
         /// The program
         file: PathBuf,
+        /// The finding that it shall show, by its title; some are checked on demand only
+        #[arg(long, value_name = "TITLE", default_value = "")]
+        shows: String,
     },
     /// Print a program as a selftest that shows the same
     EmitRust {
@@ -107,6 +111,9 @@ enum Verb {
         /// Name of the test
         #[arg(default_value = "repro")]
         name: String,
+        /// The finding that it shall show, by its title; some are checked on demand only
+        #[arg(long, value_name = "TITLE", default_value = "")]
+        shows: String,
     },
     /// Print a program as an input of a fuzz target
     Bytes {
@@ -164,12 +171,10 @@ fn main() -> ExitCode {
         } => random(seed..seed + count, print, racing, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
-        Verb::EmitC { file } => {
-            read_sequential(&file).map(|program| show(&emit::c_source(&program)))
-        }
-        Verb::EmitRust { file, name } => {
-            read_sequential(&file).map(|program| show(&emit::rust_source(&program, &name)))
-        }
+        Verb::EmitC { file, shows } => read_sequential(&file)
+            .map(|program| show(&emit::c_source(&program, &Shows::of(&shows)))),
+        Verb::EmitRust { file, name, shows } => read_sequential(&file)
+            .map(|program| show(&emit::rust_source(&program, &name, &Shows::of(&shows)))),
         Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
     match status {

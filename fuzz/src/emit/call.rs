@@ -7,6 +7,8 @@ use super::Run;
 /// An argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value {
+    /// What was noted under that name.
+    Noted(&'static str),
     /// A number as it is read.
     Number(i64),
     /// A stamp, or the distance between two.
@@ -29,11 +31,15 @@ impl Call {
         Self { name, values }
     }
 
+    /// With what was noted before.
+    pub fn named(name: &'static str, noted: &[&'static str]) -> Self {
+        let values = noted.iter().copied().map(Value::Noted).collect();
+        Self { name, values }
+    }
+
     /// With `first`, and what is known of the pages of a run.
     pub fn of_run(name: &'static str, first: &[usize], run: &Run) -> Self {
-        let mut call = Self::of_stamps(name, first, run);
-        call.values.push(Value::Known(run.flags));
-        call
+        Self::of_stamps(name, first, run).and_known(run.flags)
     }
 
     /// The same without the flags.
@@ -50,9 +56,16 @@ impl Call {
         self
     }
 
+    /// With what is known of pages.
+    pub fn and_known(mut self, flags: u32) -> Self {
+        self.values.push(Value::Known(flags));
+        self
+    }
+
     /// As a statement of C.
     pub fn c(&self) -> String {
         let values = self.values.iter().map(|value| match value {
+            Value::Noted(name) => (*name).to_owned(),
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}UL"),
             Value::Known(flags) => known(*flags),
@@ -63,6 +76,7 @@ impl Call {
     /// As a statement of Rust, on the process `p`.
     pub fn rust(&self) -> String {
         let values = self.values.iter().map(|value| match value {
+            Value::Noted(name) => (*name).to_owned(),
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}"),
             Value::Known(flags) => flags.to_string(),

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 
 use super::call::Call;
 use super::listing::{Entry, Listing, Stored};
-use super::rust_statement::statement;
+use super::rust_statement::statements;
+use super::shows::Shows;
+use super::source::{Language, source};
 use crate::program::Program;
 use crate::text;
 
-const FRAME: &str = include_str!("test.rs.in");
 /// Said of a program whose steps race.
 const RACES: &str = " Steps that race (those with a lane)\n\
     //! are done one after another here: what only a race shows, this does not show.";
@@ -20,38 +21,16 @@ const REPLAY: [&str; 7] = [
 ];
 
 /// The source of a test of that name.
-pub fn rust_source(program: &Program, name: &str) -> String {
-    let listing = Listing::of(program);
-    let mut steps = String::new();
-    for (index, entry) in listing.entries.iter().enumerate() {
-        steps.push_str(&arm(index, entry));
-    }
-    let mut last = String::new();
-    for (process, calls) in &listing.last {
-        let _ = write!(
-            last,
-            "        {process} => {{\n{}        }}\n",
-            lines(calls)
-        );
-    }
-    let owners = program.steps.iter().map(|step| step.process.0.to_string());
-    let stored: String = listing.stored.iter().map(row).collect();
+pub fn rust_source(program: &Program, name: &str, shows: &Shows) -> String {
+    let listing = Listing::of(program, shows);
     let comment = |line: &str| format!("//! {line}\n");
-    let source = FRAME
-        .replace(
-            "@PROGRAM@\n",
-            &text::print(program)
-                .lines()
-                .map(comment)
-                .collect::<String>(),
-        )
+    let text: String = text::print(program).lines().map(comment).collect();
+    let source = source::<Rust>(program, &listing)
+        .replace("@PROGRAM@\n", &text)
         .replace("@RACES@", if program.races() { RACES } else { "" })
         .replace("@NAME@", name)
-        .replace("@OWNERS@", &owners.collect::<Vec<_>>().join(", "))
-        .replace("@STORED@", &stored)
-        .replace("@INJECTS@", if listing.injects { "true" } else { "false" })
-        .replace("@STEPS@", &steps)
-        .replace("@LAST@", &last);
+        .replace("@INJECTS@", &listing.injects.to_string())
+        .replace("@BASELINE@", &(*shows == Shows::Baseline).to_string());
     let used = |names: &[&str]| -> Vec<String> {
         let body = source.split("@USE@").nth(1).unwrap_or_default();
         let occurs = |name: &&&str| {
@@ -77,45 +56,59 @@ pub fn rust_source(program: &Program, name: &str) -> String {
     source.replace("@USE@", &imports)
 }
 
-fn arm(index: usize, entry: &Entry) -> String {
-    let name = &entry.name;
-    if let Some(why) = entry.left_out {
-        return format!("        // {name}: {why}\n        {index} => {{}}\n");
+/// Rust.
+struct Rust;
+
+impl Language for Rust {
+    const FRAME: &'static str = include_str!("test.rs.in");
+
+    fn statements(entry: &Entry) -> Vec<String> {
+        statements(entry)
     }
-    let mut body = String::new();
-    if !entry.kept.is_empty() {
-        body.push_str("            let before = p.huge();\n");
+
+    fn call(call: &Call) -> String {
+        call.rust()
     }
-    if entry.nth > 0 {
-        let _ = writeln!(body, "            p.fail_nth({});", entry.nth);
+
+    fn noted(name: &str, call: &str) -> String {
+        format!("let {name} = p.{call}();")
     }
-    for line in statement(entry) {
-        let _ = writeln!(body, "            {line}");
+
+    fn armed(nth: u8, mut statements: Vec<String>) -> Vec<String> {
+        statements.insert(0, format!("p.fail_nth({nth});"));
+        statements
     }
-    for (slot, place) in &entry.kept {
-        let _ = writeln!(body, "            p.kept(before, {slot}, {place});");
+
+    fn step(number: usize, name: &str, body: Result<&[String], &str>) -> String {
+        match body {
+            Ok(body) => format!(
+                "        // {name}\n        {number} => {{\n{}        }}\n",
+                indented(body)
+            ),
+            Err(why) => format!("        // {name}: {why}\n        {number} => {{}}\n"),
+        }
     }
-    body.push_str(&lines(&entry.checks));
-    format!("        // {name}\n        {index} => {{\n{body}        }}\n")
+
+    fn last(process: usize, body: &[String]) -> String {
+        format!("        {process} => {{\n{}        }}\n", indented(body))
+    }
+
+    fn row(stored: &Stored) -> String {
+        let Stored {
+            by,
+            count,
+            new,
+            old,
+        } = stored;
+        format!(
+            "\n            Stored {{\n                by: {by},\n                count: {count},\n                \
+             new: ({:#x}, {:#x}),\n                old: ({:#x}, {:#x}),\n            }},",
+            new.0, new.1, old.0, old.1
+        )
+    }
 }
 
-fn lines(calls: &[Call]) -> String {
-    let lines = calls
-        .iter()
-        .map(|call| format!("            {}\n", call.rust()));
-    lines.collect()
-}
-
-fn row(stored: &Stored) -> String {
-    let Stored {
-        by,
-        count,
-        new,
-        old,
-    } = stored;
-    format!(
-        "\n            Stored {{\n                by: {by},\n                count: {count},\n                \
-         new: ({:#x}, {:#x}),\n                old: ({:#x}, {:#x}),\n            }},",
-        new.0, new.1, old.0, old.1
-    )
+fn indented(lines: &[String]) -> String {
+    let indent = |line: &String| format!("            {line}\n");
+    lines.iter().map(indent).collect()
 }

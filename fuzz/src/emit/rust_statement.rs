@@ -2,18 +2,17 @@
 //! One operation as statements of Rust, on the process `p`. The match has no
 //! arm for all others: an operation without a form does not compile.
 
-use super::call::Call;
+use super::c_statement::{mirror_file, prepare};
 use super::cut;
 use super::listing::Entry;
-use super::statement::{mirror_file, prepare};
 use crate::model::{MAX_PINNED, Model};
 use crate::program::{
-    Access, Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
-    Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
+    Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
+    Prot, Pulse, Spawn, Switch, Track, Watch,
 };
 
 /// The statements of a step.
-pub fn statement(entry: &Entry) -> Vec<String> {
+pub fn statements(entry: &Entry) -> Vec<String> {
     let one = match entry.step.op {
         Op::Mmap {
             at,
@@ -50,34 +49,13 @@ pub fn statement(entry: &Entry) -> Vec<String> {
             let (page, old, to, new) = (at.0, len.0, to.0, new.0);
             format!("p.mremap({page}, {old}, {to}, {new}, {how});")
         }
-        Op::Write { .. } => return runs(entry, |run| Call::of_stamps("store", &[], run)),
-        Op::Read { .. } | Op::Verify {} => {
-            return runs(entry, |run| Call::of_run("check", &[], run));
-        }
-        Op::Remote { peer, access, .. } => {
-            return runs(entry, |run| {
-                let store = i64::from(access == Access::Store);
-                let call = Call::of_stamps("remote", &[peer.index()], run);
-                call.and(store).and(run.flags.into())
-            });
-        }
-        Op::Direct { access, .. } => {
-            return runs(entry, |run| {
-                let store = i64::from(access == Access::Store);
-                let call = Call::of_stamps("direct", &[], run);
-                call.and(store).and(run.flags.into())
-            });
-        }
-        Op::Poke {
-            peer, access, via, ..
-        } => {
-            return runs(entry, |run| {
-                let store = i64::from(access == Access::Store);
-                let call = Call::of_stamps("poke", &[peer.index()], run);
-                let call = call.and(store).and(run.flags.into());
-                call.and((via == Via::Ptrace).into())
-            });
-        }
+        // calls that both languages have: `Entry::accesses`
+        Op::Write { .. }
+        | Op::Read { .. }
+        | Op::Verify {}
+        | Op::Remote { .. }
+        | Op::Direct { .. }
+        | Op::Poke { .. } => return Vec::new(),
         Op::UffdFill { how, .. } => {
             let how = match how {
                 Fill::Copy => "Fill::Copy",
@@ -176,10 +154,6 @@ pub fn statement(entry: &Entry) -> Vec<String> {
         Op::Fail { .. } => return Vec::new(),
     };
     vec![one]
-}
-
-fn runs(entry: &Entry, call: impl Fn(&super::Run) -> Call) -> Vec<String> {
-    entry.runs.iter().map(|run| call(run).rust()).collect()
 }
 
 fn ranged(name: &str, at: Addr, len: Len) -> String {

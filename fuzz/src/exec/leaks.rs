@@ -16,7 +16,7 @@ use super::violation::{Oracle, Violation};
 const ROUNDS: u32 = 6;
 
 /// What is counted, as it is called in titles.
-const NAMES: [&str; 3] = [
+pub const NAMES: [&str; 3] = [
     "pages on lists for reclaim that nobody maps",
     "page tables",
     "swap in use",

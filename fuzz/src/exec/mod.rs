@@ -43,8 +43,10 @@ mod watch;
 mod worker;
 
 pub use board::Stats;
+pub use leaks::NAMES as LEAKS;
 pub use mirror::index as mirror_file;
 pub use phases::{Phase, Phases};
+pub use process::name_of;
 pub use session::{Session, SessionError};
 pub use sys::advice_number;
 pub use violation::{Oracle, Violation};

@@ -183,6 +183,7 @@ impl Model {
         if self.skips(step) {
             return;
         }
+        self.forget_moves(step.process.index());
         match step.op {
             Op::Write { at, len } => {
                 self.assume_stores(step.process.index(), at.page(), len.pages())
@@ -223,7 +224,6 @@ impl Model {
                     self.reserve_fill(step.process.index(), at, len);
                 }
                 let _ = self.apply(step, 0, &Assumed);
-                self.forget_moves(step.process.index());
             }
         }
     }

@@ -44,7 +44,7 @@ pub fn text(lab: &Lab, file: &Path) -> anyhow::Result<String> {
     if file.extension().is_some_and(|extension| extension == "txt") {
         return Ok(fs::read_to_string(file)?);
     }
-    let text = lab.tools.convert("text", file, None)?;
+    let text = lab.tools.convert("text", file, &[])?;
     String::from_utf8(text).context("hugeprobe-exec writes UTF-8")
 }
 

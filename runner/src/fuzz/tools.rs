@@ -36,10 +36,10 @@ impl Tools {
         }
     }
 
-    /// What `hugeprobe-exec VERB FILE [NAME]` prints.
-    pub fn convert(&self, verb: &str, file: &Path, name: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    /// What `hugeprobe-exec VERB FILE MORE...` prints.
+    pub fn convert(&self, verb: &str, file: &Path, more: &[&str]) -> anyhow::Result<Vec<u8>> {
         let mut arguments = vec![file.as_os_str()];
-        arguments.extend(name.map(OsStr::new));
+        arguments.extend(more.iter().map(OsStr::new));
         let output = self.output(verb, &arguments)?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);

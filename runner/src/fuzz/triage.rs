@@ -177,11 +177,12 @@ fn write_files(store: &Store, lab: &Lab, record: &Record) -> anyhow::Result<()> 
     let name = super::finding::folder_name(&record.finding.title)
         .to_lowercase()
         .replace('-', "_");
-    for (verb, file, name) in [
-        ("emit-c", "repro.c", None),
-        ("emit-rust", "repro.rs", Some(name.as_str())),
+    let shows = ["--shows", record.finding.title.as_str()];
+    for (verb, file, more) in [
+        ("emit-c", "repro.c", &shows[..]),
+        ("emit-rust", "repro.rs", &[&name, shows[0], shows[1]]),
     ] {
-        match lab.tools.convert(verb, &program, name) {
+        match lab.tools.convert(verb, &program, more) {
             Ok(text) => fs::write(folder.join(file), report::headed(&text, record))?,
             // Not every operation has a form in every language; the program
             // itself is always there.

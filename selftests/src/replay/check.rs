@@ -2,6 +2,7 @@
 //! What must hold after a step, and at the end.
 
 use super::{DIRTY, LAZY, PAGES, Process, READABLE, SLOT, WP, WP_ANY};
+use crate::counters::{Expect, Snapshot};
 use crate::guard::{self, Signal};
 use crate::mapping::{PAGE, pages};
 use crate::pagemap::scan::{self, Is};
@@ -55,9 +56,9 @@ impl Process {
         }
     }
 
-    /// Accesses to the first and the last of these pages must get that signal.
+    /// Accesses to the last of these pages, which was met last, and to the first must get that signal.
     pub fn refuses(&mut self, page: usize, count: usize, store: u32, signal: i32) {
-        for page in [page, page + count - 1] {
+        for page in [page + count - 1, page] {
             if self.doubts(page) {
                 continue;
             }
@@ -112,6 +113,43 @@ impl Process {
         let certain = (0..SLOT).all(|page| !self.doubts(place * SLOT + page));
         if !self.failed && before[slot] && certain && !self.huge()[place] {
             self.bad("huge page split", place * SLOT, 0);
+        }
+    }
+
+    /// PMDs that were split so far, anywhere.
+    pub fn split_pmds(&self) -> Option<i64> {
+        Snapshot::take().get("thp_split_pmd")
+    }
+
+    /// Of what one PMD mapped before the step, `slots` (one bit each) were split, once each,
+    /// and nothing else was.
+    pub fn split(&self, before: [bool; PAGES / SLOT], splits: Option<i64>, slots: u32) {
+        let (Some(first), Some(last)) = (splits, self.split_pmds()) else {
+            return;
+        };
+        let huge = (0..PAGES / SLOT).filter(|slot| before[*slot]);
+        let wanted = huge.filter(|slot| slots & 1 << slot != 0).count() as i64;
+        if !self.failed && before.contains(&true) && last - first != wanted {
+            let found = (last - first).cast_unsigned();
+            self.bad("number of PMDs split wrong", 0, found);
+        }
+    }
+
+    /// What has moved must be soft-dirty, for who tracks contents by address.
+    pub fn has_moved(&self, page: usize, count: usize) {
+        let entries = pagemap::entries(&self.arena, page, count);
+        for (page, entry) in (page..).zip(entries).filter(|_| !self.failed) {
+            let there = entry.present() || entry.swapped();
+            if there && !entry.soft_dirty() && !self.doubts(page) {
+                self.bad("moved page not soft-dirty", page, entry.0);
+            }
+        }
+    }
+
+    /// The same of a slot that one PMD mapped before.
+    pub fn huge_has_moved(&self, before: [bool; PAGES / SLOT], slot: usize, place: usize) {
+        if before[slot] {
+            self.has_moved(place * SLOT, SLOT);
         }
     }
 
@@ -174,6 +212,22 @@ impl Process {
         }
         stamp
     }
+}
+
+/// Counters before a program, and that they must be the same after it.
+pub(super) fn baseline() -> (Snapshot, Expect) {
+    let before = Snapshot::all_sizes();
+    let mut same = Expect::new().unchanged(&[
+        "nr_anon_transparent_hugepages",
+        "nr_mlock",
+        "nr_isolated_anon",
+    ]);
+    for kib in counters::thp_sizes_kib() {
+        for stat in ["nr_anon", "nr_anon_partially_mapped"] {
+            same = same.delta(&format!("{kib}kB/{stat}"), 0);
+        }
+    }
+    (before, same)
 }
 
 /// Pages in a row with their stamps.

@@ -2,12 +2,12 @@
 //! One operation as C statements. The match has no arm for all others: an
 //! operation without a form does not compile.
 
-use super::call::{Call, known};
+use super::call::Call;
 use super::listing::Entry;
 use super::{Run, cut};
 use crate::program::{
-    Access, Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror,
-    Move, Node, Op, Prot, Pulse, Spawn, Switch, Track, Via, Watch,
+    Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
+    Op, Prot, Pulse, Spawn, Switch, Track, Watch,
 };
 
 const REGISTER: &str = "0xc020aa00 /* UFFDIO_REGISTER */";
@@ -16,9 +16,9 @@ const WRITEPROTECT: &str = "0xc018aa06 /* UFFDIO_WRITEPROTECT */";
 const RWPROTECT: &str = "0xc018aa09 /* UFFDIO_RWPROTECT */";
 
 /// The statements of a step.
-pub fn statement(entry: &Entry) -> String {
+pub fn statements(entry: &Entry) -> Vec<String> {
     let runs = &entry.runs;
-    match entry.step.op {
+    let one = match entry.step.op {
         Op::Mmap {
             at,
             len,
@@ -58,27 +58,13 @@ pub fn statement(entry: &Entry) -> String {
                 at.0, to.0
             )
         }
-        Op::Write { .. } => lines(runs, |run| {
-            format!(
-                "store({}, {}, {:#x}UL, {:#x}UL);",
-                run.page, run.count, run.stamp, run.step
-            )
-        }),
-        Op::Read { .. } | Op::Verify {} => lines(runs, |run| Call::of_run("check", &[], run).c()),
-        Op::Remote { peer, access, .. } => lines(runs, |run| {
-            let (store, flags) = (u8::from(access == Access::Store), known(run.flags));
-            let Run {
-                page,
-                count,
-                stamp,
-                step,
-                ..
-            } = run;
-            format!(
-                "remote({}, {page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags});",
-                peer.0
-            )
-        }),
+        // calls that both languages have: `Entry::accesses`
+        Op::Write { .. }
+        | Op::Read { .. }
+        | Op::Verify {}
+        | Op::Remote { .. }
+        | Op::Direct { .. }
+        | Op::Poke { .. } => return Vec::new(),
         Op::Fork { child } => format!("spawn({});", child.0),
         Op::Exit {} => "leave();".to_owned(),
         Op::ClearRefs { what } => {
@@ -105,19 +91,21 @@ pub fn statement(entry: &Entry) -> String {
             let range = format!("uffd_range({REGISTER}, {}, {}, {mode})", at.0, cut(at, len));
             format!("need(uffd_open({}) || {range});", kind(track))
         }
-        Op::UffdFill { how, .. } => lines(runs, |run| {
-            let number = match how {
-                Fill::Copy => "0xc028aa03 /* UFFDIO_COPY */, 0",
-                Fill::CopyProtected => "0xc028aa03 /* UFFDIO_COPY */, 2 /* WP */",
-                Fill::Zero => "0xc020aa04 /* UFFDIO_ZEROPAGE */, 0",
-                Fill::Continue => "0xc020aa07 /* UFFDIO_CONTINUE */, 0",
-                Fill::Poison => "0xc020aa08 /* UFFDIO_POISON */, 0",
-            };
-            format!(
-                "need(uffd_fill({}, {}, {:#x}UL, {:#x}UL, {number}));",
-                run.page, run.count, run.stamp, run.step
-            )
-        }),
+        Op::UffdFill { how, .. } => {
+            return lines(runs, |run| {
+                let number = match how {
+                    Fill::Copy => "0xc028aa03 /* UFFDIO_COPY */, 0",
+                    Fill::CopyProtected => "0xc028aa03 /* UFFDIO_COPY */, 2 /* WP */",
+                    Fill::Zero => "0xc020aa04 /* UFFDIO_ZEROPAGE */, 0",
+                    Fill::Continue => "0xc020aa07 /* UFFDIO_CONTINUE */, 0",
+                    Fill::Poison => "0xc020aa08 /* UFFDIO_POISON */, 0",
+                };
+                format!(
+                    "need(uffd_fill({}, {}, {:#x}UL, {:#x}UL, {number}));",
+                    run.page, run.count, run.stamp, run.step
+                )
+            });
+        }
         Op::UffdMove { at, len, to } => {
             format!("need(uffd_move({}, {}, {}));", at.0, cut(at, len), to.0)
         }
@@ -171,20 +159,6 @@ pub fn statement(entry: &Entry) -> String {
             format!("say(splice_pages({}, {count}) < 0);", at.0)
         }
         Op::Drain {} => "say(splice_pages(0, 0));".to_owned(),
-        Op::Direct { access, .. } => {
-            let store = u8::from(access == Access::Store);
-            lines(runs, |run| {
-                let Run {
-                    page,
-                    count,
-                    stamp,
-                    step,
-                    ..
-                } = run;
-                let flags = known(run.flags);
-                format!("direct({page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags});")
-            })
-        }
         Op::Inspect { peer, what } => {
             format!("say(read_all({}, \"{}\"));", peer.0, what.name())
         }
@@ -220,26 +194,6 @@ pub fn statement(entry: &Entry) -> String {
             };
             format!("knob({sizes}, \"{name}\", \"{value}\");")
         }
-        Op::Poke {
-            peer, access, via, ..
-        } => {
-            // traced, /proc/PID/mem does not ask for permission either (FOLL_FORCE)
-            let trace = u8::from(via == Via::Ptrace);
-            lines(runs, |run| {
-                let (store, flags) = (u8::from(access == Access::Store), known(run.flags));
-                let Run {
-                    page,
-                    count,
-                    stamp,
-                    step,
-                    ..
-                } = run;
-                format!(
-                    "poke({}, {page}, {count}, {stamp:#x}UL, {step:#x}UL, {store}, {flags}, {trace});",
-                    peer.0
-                )
-            })
-        }
         Op::Place { at, len, node } => {
             let (number, bind) = match node {
                 Node::Move0 => (0, 0),
@@ -273,10 +227,11 @@ pub fn statement(entry: &Entry) -> String {
             what,
             at,
             len,
-        } => device(entry, mirror, what, (at, len)),
+        } => return device(entry, mirror, what, (at, len)),
         // The next call is armed.
-        Op::Fail { .. } => ";".to_owned(),
-    }
+        Op::Fail { .. } => return Vec::new(),
+    };
+    vec![one]
 }
 
 fn mmap(at: usize, count: usize, p: Prot, backing: Backing) -> String {
@@ -307,7 +262,7 @@ fn mmap(at: usize, count: usize, p: Prot, backing: Backing) -> String {
     )
 }
 
-fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -> String {
+fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -> Vec<String> {
     let (which, page, count) = (
         mirror_file(mirror) as i64,
         at.page() as i64,
@@ -317,7 +272,7 @@ fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -
         let note = if fail == 1 { " /* no huge page */" } else { "" };
         format!("say(device({which}, {name}, {page}, {count}, {fail}{note}));")
     };
-    match what {
+    let one = match what {
         Device::ToDev => command("2 /* MIGRATE_TO_DEV */", 0),
         Device::ToDevFail => command("2 /* MIGRATE_TO_DEV */", 1),
         Device::ToSys => command("3 /* MIGRATE_TO_SYS */", 0),
@@ -334,9 +289,10 @@ fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -
         Device::Write => {
             let prepared = entry.runs.iter().map(|run| prepare(run, at).c());
             let store = Call::new("device_store", [which, page, count]).c();
-            prepared.chain([store]).collect::<Vec<_>>().join("\n\t\t")
+            return prepared.chain([store]).collect();
         }
-    }
+    };
+    vec![one]
 }
 
 /// Puts stamps where the device takes them from.
@@ -370,13 +326,8 @@ fn call(name: &str, at: usize, count: usize, last: &str) -> String {
     format!("say({name}(P({at}), {count} * SIZE{comma}{last}));")
 }
 
-fn lines(runs: &[Run], line: impl Fn(&Run) -> String) -> String {
-    let lines: Vec<String> = runs.iter().map(line).collect();
-    if lines.is_empty() {
-        ";".to_owned()
-    } else {
-        lines.join("\n\t\t")
-    }
+fn lines(runs: &[Run], line: impl Fn(&Run) -> String) -> Vec<String> {
+    runs.iter().map(line).collect()
 }
 
 /// The feature of a userfaultfd.
