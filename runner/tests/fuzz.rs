@@ -264,6 +264,45 @@ fn a_killed_machine_is_replaced_and_a_stopped_campaign_goes_on() {
     assert_eq!(number(after, "machines"), number(before, "machines") + 1);
 }
 
+#[test]
+fn the_first_new_finding_ends_a_campaign_that_asks_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let lied = |seconds: u32| {
+        let mut command = campaign(dir.path(), seconds, 1)?;
+        command.args(["--first", "--harm", "lie"]);
+        Some(command.output().unwrap())
+    };
+    let Some(output) = lied(250) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let searched = |dir: &Path| number(samples(dir).last().unwrap(), "seconds");
+    let before = searched(dir.path());
+    assert!(before < 200, "went on for {before} s: {}", text(&output));
+    // Triage has been done.
+    let record = |dir: &Path| {
+        let folders: Vec<_> = std::fs::read_dir(dir.join("crashes")).unwrap().collect();
+        assert_eq!(folders.len(), 1, "{folders:?}");
+        let folder = folders[0].as_ref().unwrap().path();
+        for file in ["report.txt", "repro.c", "repro.rs"] {
+            assert!(folder.join(file).exists(), "no {file}");
+        }
+        let text = std::fs::read_to_string(folder.join("finding.json")).unwrap();
+        serde_json::from_str::<serde_json::Value>(&text).unwrap()
+    };
+    let found = record(dir.path());
+    assert_eq!(found["finding"]["title"], "O1 content: claimed after fork");
+    assert_eq!(found["confirmed"]["shown"], 3, "{found}");
+    assert_eq!(found["finding"]["program"], "p0 fork child=p1\np0 verify\n");
+
+    // What is known by now ends nothing: it goes on until its time is over.
+    let output = lied(20).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(searched(dir.path()) >= before + 20, "{}", text(&output));
+    let again = record(dir.path());
+    assert!(again["seen"].as_u64() > found["seen"].as_u64(), "{again}");
+}
+
 /// Steps that a lie needs, and some that it does not.
 const LIE: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\n\
                    p0 write at=0.0 len=512\n\

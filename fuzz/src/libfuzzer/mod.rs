@@ -278,7 +278,10 @@ impl Fuzzer {
         if let Some(harm) = self.harm {
             harm.strike(self.programs);
         }
-        match self.session.run_in_row(program) {
+        let lie = self.harm.and_then(|harm| harm.claim(program));
+        let lie = lie.map(|violation| (violation, program.clone()));
+        let found = self.session.run_in_row(program);
+        match found.map(|found| found.or(lie)) {
             Ok(Some((violation, _))) if self.known.has_title(&violation.full_title()) => {
                 println!("{}", lines::known(&violation.full_title()));
             }
