@@ -17,6 +17,7 @@ pub mod filesystem;
 pub mod folios;
 pub mod guard;
 pub mod gup;
+pub mod hinting;
 pub mod hmm;
 pub mod iomem;
 pub mod kthread;

@@ -4,6 +4,8 @@
 use std::ops::Range;
 
 use nix::errno::Errno;
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::unistd::Pid;
 
 use crate::mapping::{PAGE, Region};
 use crate::skip;
@@ -38,6 +40,22 @@ pub fn two_nodes() -> (u32, u32) {
         [a, b, ..] => (a, b),
         _ => skip!("only one NUMA node has memory (give the guest two)"),
     }
+}
+
+/// Keeps this thread on the CPU where it is; the node of that.
+pub fn stay_here() -> u32 {
+    let cpu = sched_getcpu().expect("getcpu");
+    let mut only = CpuSet::new();
+    only.set(cpu).expect("a CPU within the set");
+    sched_setaffinity(Pid::from_raw(0), &only).expect("a CPU that we are on");
+    let mut node = 0_u32;
+    // SAFETY: node is ours; the other two may be null.
+    let status = unsafe {
+        let unused = std::ptr::null_mut::<libc::c_void>();
+        libc::syscall(libc::SYS_getcpu, unused, &raw mut node, unused)
+    };
+    Errno::result(status).expect("getcpu");
+    node
 }
 
 /// The node of each page of `range`, or the errno that move_pages(2) gives for
