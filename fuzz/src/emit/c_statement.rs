@@ -4,7 +4,7 @@
 
 use super::call::Call;
 use super::listing::Entry;
-use super::{Run, cut};
+use super::{Run, cut, limits};
 use crate::program::{
     Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
     Op, Prot, Pulse, Spawn, Switch, Track, Watch,
@@ -181,6 +181,10 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::ThpDisable { on } => {
             let on = u8::from(on == Switch::On);
             format!("say(prctl(PR_SET_THP_DISABLE, {on}, 0, 0, 0));")
+        }
+        Op::Limit { room } => {
+            let (max, high) = limits(room);
+            format!("say(limit(\"{max}\", \"{high}\"));")
         }
         Op::Knob { knob } => {
             let (sizes, name, value) = match knob {

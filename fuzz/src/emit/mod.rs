@@ -16,12 +16,22 @@ mod shows;
 mod source;
 mod thinker;
 
-use crate::program::{Addr, Len, PAGES};
+use crate::program::{Addr, Len, PAGES, Room};
 
 pub use c::c_source;
 pub use known::Run;
 pub use rust::rust_source;
 pub use shows::Shows;
+
+/// `memory.max` and `memory.high` of a group.
+fn limits(room: Room) -> (&'static str, &'static str) {
+    match room {
+        Room::Max2M => ("2M", "max"),
+        Room::Max4M => ("4M", "max"),
+        Room::High4M => ("max", "4M"),
+        Room::Unlimited => ("max", "max"),
+    }
+}
 
 fn range(at: Addr, len: Len) -> std::ops::Range<usize> {
     at.page()..at.page() + cut(at, len)

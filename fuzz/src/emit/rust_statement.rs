@@ -3,8 +3,8 @@
 //! arm for all others: an operation without a form does not compile.
 
 use super::c_statement::{mirror_file, prepare};
-use super::cut;
 use super::listing::Entry;
+use super::{cut, limits};
 use crate::model::{MAX_PINNED, Model};
 use crate::program::{
     Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
@@ -134,6 +134,10 @@ pub fn statements(entry: &Entry) -> Vec<String> {
             format!("p.pfn_zap({first}, {count});")
         }
         Op::ThpDisable { on } => format!("p.thp_disable({});", switch(on)),
+        Op::Limit { room } => {
+            let (max, high) = limits(room);
+            format!("p.limit({max:?}, {high:?});")
+        }
         Op::Knob { knob } => turn(knob),
         Op::System { pulse } => match pulse {
             Pulse::Split => "p.split_arena();",

@@ -217,6 +217,11 @@ impl Board {
         self.any(|op| *op == Op::System { pulse })
     }
 
+    /// Whether the program limits the memory of its processes.
+    pub fn limits(&self) -> bool {
+        self.any(|op| matches!(op, Op::Limit { .. }))
+    }
+
     /// Whether the program turns knobs.
     pub fn turns_knobs(&self) -> bool {
         self.any(|op| matches!(op, Op::Knob { .. }))

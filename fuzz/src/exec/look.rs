@@ -105,6 +105,9 @@ impl Process<'_> {
             Ok(found) => found,
             Err(errno) => return Ok(errno),
         };
+        if self.setup.board.model().is_limited() {
+            return Ok(0);
+        }
         let first = at.page() / SLOT_PAGES;
         for slot in first..=(end - 1) / SLOT_PAGES {
             let entries = self.entries(slot)?;

@@ -21,6 +21,7 @@ mod klog;
 mod lane;
 mod lane_access;
 mod leaks;
+mod limit;
 mod look;
 mod mirror;
 mod observe;

@@ -4,6 +4,7 @@
 use super::check;
 use super::depart;
 use super::hold;
+use super::limit;
 use super::process::Process;
 use super::sys;
 use super::system::{self, write_to};
@@ -52,6 +53,7 @@ impl Process<'_> {
             Op::Kill { peer } => self.kill(peer),
             Op::Spawn { how } => self.spawn(how),
             Op::ThpDisable { on } => depart::disable_thp(on == Switch::On),
+            Op::Limit { room } => limit::set(room),
             Op::Knob { knob } => system::turn(knob),
             Op::Poke {
                 peer,

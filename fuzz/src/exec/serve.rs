@@ -9,6 +9,7 @@ use std::time::Instant;
 use super::baseline::Baseline;
 use super::klog::KernelLog;
 use super::leaks::Leaks;
+use super::limit;
 use super::phases::Phase;
 use super::process::Setup;
 use super::system;
@@ -102,6 +103,11 @@ fn run_once(setup: &Setup) {
     worker::run_program(setup);
     if setup.alone && setup.board.turns_knobs() {
         system::turn_back();
+    }
+    if setup.board.limits()
+        && let Some(violation) = limit::throw_away()
+    {
+        setup.board.report(&violation);
     }
 }
 

@@ -51,6 +51,9 @@ impl Process<'_> {
             Op::UffdMove { at, len, to } => [Some((at, len)), Some((to, len))],
             _ => return Ok(known),
         };
+        if self.setup.board.model().is_limited() {
+            return Ok(known);
+        }
         for (at, len) in ranges.into_iter().flatten() {
             let last = (at.page() + len.pages()).min(PAGES) - 1;
             for slot in at.page() / SLOT_PAGES..=last / SLOT_PAGES {

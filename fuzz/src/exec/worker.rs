@@ -9,6 +9,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use super::board::{Duty, STOP};
+use super::limit;
 use super::process::{self, Setup};
 use super::sys;
 use super::violation::{Oracle, Violation};
@@ -106,6 +107,10 @@ fn reap_one(setup: &Setup) -> Reaped {
         board.set_leaving(-1);
         board.pass(board.turn());
         return Reaped::One;
+    }
+    if killed && board.limits() && limit::has_killed() {
+        board.stop();
+        return Reaped::Stopped;
     }
     let turn = board.turn();
     let (step, doing) = doing(setup, turn);

@@ -10,7 +10,7 @@ impl Model {
     /// not there. The executor must not carry it out.
     pub fn skips(&self, step: &Step) -> bool {
         let who = step.process.index();
-        if !self.alive(who) {
+        if !self.alive(who) || self.would_wait(&step.op) {
             return true;
         }
         match step.op {
@@ -68,7 +68,8 @@ impl Model {
 
     fn change(&mut self, who: usize, op: &Op, got: i32, facts: &dyn Facts) -> (Wanted, Touched) {
         let injecting = std::mem::take(&mut self.processes[who].injecting);
-        if injecting
+        let denied = self.is_limited() && matches!(got, libc::ENOMEM | libc::EAGAIN);
+        if (injecting || denied)
             && got != 0
             && let Some(touched) = self.settle_injected(who, op, facts)
         {
@@ -121,6 +122,7 @@ impl Model {
             Op::Exit {} | Op::Exec {} => self.exit(who),
             Op::Kill { peer } => self.kill(peer.index()),
             Op::Spawn { .. } => self.spawn(),
+            Op::Limit { room } => self.limit_memory(room),
             Op::ThpDisable { .. } | Op::Knob { .. } => self.knob(),
             Op::ClearRefs { what } => self.clear_refs(who, what),
             Op::UffdRegister { at, len, track } => self.uffd_register(who, at, len, track, got),

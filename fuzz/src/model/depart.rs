@@ -4,9 +4,9 @@
 
 use libc::{EAGAIN, EBUSY, ECHILD, EINVAL, ENODEV, ENOENT, ENOMEM, EPERM, ESRCH};
 
-use super::page::Flags;
+use super::page::{Flags, Page};
 use super::{Effect, Model, Touched, Wanted};
-use crate::program::Via;
+use crate::program::{Op, Room, Via};
 
 impl Model {
     /// Another process is gone, and all that it had.
@@ -29,6 +29,33 @@ impl Model {
     /// Sizes of huge pages and what they are made of: from now on.
     pub(super) fn knob(&self) -> (Wanted, Touched) {
         (Wanted::OrAny(&[EINVAL, ENOENT]), Touched::default())
+    }
+
+    /// A limit of memory, for the process and what it forks. ENOENT: there are no such groups.
+    pub(super) fn limit_memory(&mut self, room: Room) -> (Wanted, Touched) {
+        self.limited = true;
+        self.throttled |= room == Room::High4M;
+        (Wanted::OrAny(&[ENOENT, EBUSY]), Touched::default())
+    }
+
+    /// Whether any page may be reclaimed at any time, so that nothing that was seen of one still
+    /// holds a moment later, but its content.
+    pub fn is_limited(&self) -> bool {
+        self.limited
+    }
+
+    /// A group that is above `memory.high` and locks what it has waits two seconds for each 64
+    /// pages more: that is not tried.
+    pub(super) fn would_wait(&self, op: &Op) -> bool {
+        let locked = |page: &Page| page.flags.has(Flags::LOCKED);
+        match op {
+            Op::Mlock { .. } | Op::MlockOnfault { .. } => self.throttled,
+            Op::Limit { room: Room::High4M } => {
+                let mut all = self.processes.iter().flat_map(|process| &process.pages);
+                all.any(locked)
+            }
+            _ => false,
+        }
     }
 
     /// What a load or store by a debugger must do (FOLL_FORCE, check_vma_flags()): it

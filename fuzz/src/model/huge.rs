@@ -45,6 +45,9 @@ impl Model {
     /// in a step that has not been applied yet and will succeed.
     pub fn fate(&self, step: &Step, slot: usize) -> Fate {
         let who = step.process.index();
+        if self.is_limited() {
+            return Fate::Open;
+        }
         if self
             .slot(who, slot)
             .iter()

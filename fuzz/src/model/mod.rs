@@ -145,6 +145,10 @@ pub struct Model {
     object_pages: [u16; OBJECTS],
     used_objects: u16,
     version: u32,
+    /// A process has a limit of memory: any page may be reclaimed at any time.
+    limited: bool,
+    /// That limit makes processes wait, instead of failing.
+    throttled: bool,
 }
 
 /// What an operation has to return.
@@ -176,6 +180,7 @@ impl Model {
         self.objects[DEVICE].fill(0);
         self.used_objects = 0;
         self.version = 0;
+        (self.limited, self.throttled) = (false, false);
         self.processes[0].alive = true;
     }
 

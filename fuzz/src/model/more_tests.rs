@@ -381,3 +381,22 @@ fn poison_keeps_all_out_until_it_is_discarded_and_a_child_may_lack_it() {
     model.stored(1, 512, 77);
     assert_eq!(model.effect(1, 512, false), done);
 }
+
+#[test]
+fn under_a_limit_nothing_that_was_seen_of_a_page_lasts() {
+    let watched = "p0 mmap at=2.0 len=4 prot=rw backing=shared\n\
+                   p0 uffd-watch at=2.0 len=4 track=sigbus kind=minor\n";
+    let seen = |more: &str| {
+        let model = run(&format!("{BASE}{watched}{more}"));
+        let fork = step("p0 fork child=p1");
+        let effect = model.effect_seen(0, 1024, false, (true, false));
+        (effect, model.fate(&fork, 0))
+    };
+    assert_eq!(seen(""), (Effect::Done, huge::Fate::Kept));
+    let limited = seen("p0 limit room=max-2m\n");
+    assert_eq!(limited, (Effect::DoneOrBus, huge::Fate::Open));
+    let mut model = run(&format!("{BASE}p0 limit room=high-4m\n"));
+    assert!(model.skips(&step("p0 mlock at=0.0 len=1")));
+    model.start();
+    assert!(!model.skips(&step("p0 mlock at=0.0 len=1")) && !model.is_limited());
+}

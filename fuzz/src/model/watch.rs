@@ -335,7 +335,8 @@ impl Model {
         } else {
             self.effect(process, number, store)
         };
-        if effect != Effect::DoneOrBus || !self.depends_on_presence(process, page) {
+        let settled = effect != Effect::DoneOrBus || !self.depends_on_presence(process, page);
+        if settled || self.is_limited() {
             return effect;
         }
         let closed = page.flags.has(Flags::RWP) || store && page.flags.has(Flags::TRACKED);

@@ -71,6 +71,17 @@ choices! {
         /// khugepaged leaves shared pages alone.
         PtesShared0 "ptes-shared-0" 1,
     }
+    /// What the memory cgroup of a program allows.
+    Room {
+        /// `memory.max` of 2 MiB.
+        Max2M "max-2m" 2,
+        /// `memory.max` of 4 MiB.
+        Max4M "max-4m" 2,
+        /// `memory.high` of 4 MiB; never drawn, as whoever is above it waits for seconds.
+        High4M "high-4m" 0,
+        /// Everything.
+        Unlimited "unlimited" 1,
+    }
     /// A file about another process.
     Look {
         /// `/proc/PID/pagemap`

@@ -153,6 +153,8 @@ ops! {
     Zap "zap" { at: Addr, len: Len }
     /// A setting of huge pages.
     Knob "knob" { knob: Knob }
+    /// Enters a memory cgroup of the program's own, and sets its limit.
+    Limit "limit" { room: Room }
     /// A longterm pin for writing of up to 64 pages (gup_test), instead of the one before.
     Pin "pin" { at: Addr, len: Len }
     /// `vmsplice` of up to 16 pages, instead of what lies in the process's pipe.
@@ -237,6 +239,7 @@ impl Op {
             | Self::Spawn { .. }
             | Self::ThpDisable { .. }
             | Self::Knob { .. }
+            | Self::Limit { .. }
             | Self::Unpin {}
             | Self::Fail { .. }
             | Self::ClearRefs { .. }

@@ -20,6 +20,8 @@ use crate::settings::THP;
 const NOTHING: &str = "/bin/true";
 /// The group whose memory is reclaimed.
 const GROUP: &str = "/sys/fs/cgroup/hugeprobe-replay";
+/// The group whose memory is limited.
+const LIMITED: &str = "/sys/fs/cgroup/hugeprobe-replay-limit";
 
 impl Process {
     /// execve(2) of a program that ends at once.
@@ -186,6 +188,24 @@ impl Process {
             std::thread::sleep(Duration::from_millis(50));
         }
         self.khugepaged_knob("scan_sleep_millisecs", "3600000");
+    }
+
+    /// Puts this process, and what it forks, into a memory cgroup with these `memory.max` and
+    /// `memory.high`.
+    pub fn limit(&mut self, max: &str, high: &str) {
+        let _ = fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
+        let _ = fs::create_dir(LIMITED);
+        let set = [
+            ("memory.max", max),
+            ("memory.high", high),
+            ("cgroup.procs", "0"),
+        ];
+        let write =
+            |(file, value): (&str, &str)| fs::write(format!("{LIMITED}/{file}"), value).err();
+        let failed = set.into_iter().find_map(write);
+        let errno =
+            |error: std::io::Error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+        self.say(failed.map_or(Ok(()), |error| Err(errno(error))));
     }
 
     /// Reclaims memory of all processes.
