@@ -5,12 +5,14 @@
 //! The scan is the work of a task that has used a CPU for some time. Of memory that is private to a process
 //! of one thread it passes over what is on that task's node, so a second task that shares the memory does it.
 
+use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use crate::counters::Snapshot;
 use crate::settings::Setting;
+use crate::skip;
 
 const KNOBS: &str = "/sys/kernel/debug/sched/numa_balancing";
 /// CPU time of one scanning task. Scans begin at its third tick, one with each tick, of 8 MiB each.
@@ -20,35 +22,33 @@ const TURNS: usize = 40;
 /// Stack of the scanning task, in words.
 const STACK: usize = 2048;
 
-/// Settings under which [`scan`] works: paths and values. With a delay of `SLEEPS` instead of 0 nothing
-/// scans by itself.
-pub const KNOBS_OF_SCANS: [(&str, &str); 3] = [
-    ("scan_period_min_ms", "1"),
-    ("scan_size_mb", "8"),
-    ("scan_delay_ms", "0"),
-];
-
 /// Lets scans take place until the settings are dropped.
-#[track_caller]
-fn enable() -> Vec<Setting> {
-    let mut settings: Vec<Setting> = KNOBS_OF_SCANS
-        .iter()
-        .map(|(name, value)| Setting::set(format!("{KNOBS}/{name}"), value))
-        .collect();
-    settings.push(Setting::set("/proc/sys/kernel/numa_balancing", "1"));
-    settings
+///
+/// # Errors
+/// Those of [`Setting::try_set`], of which `NotFound` is a kernel without NUMA balancing.
+fn enable() -> io::Result<[Setting; 4]> {
+    Ok([
+        Setting::try_set(format!("{KNOBS}/scan_period_min_ms"), "1")?,
+        Setting::try_set(format!("{KNOBS}/scan_size_mb"), "8")?,
+        Setting::try_set(format!("{KNOBS}/scan_delay_ms"), "0")?,
+        Setting::try_set("/proc/sys/kernel/numa_balancing", "1")?,
+    ])
 }
 
-/// Path of one of the settings of [`KNOBS_OF_SCANS`].
-pub fn knob(name: &str) -> String {
-    format!("{KNOBS}/{name}")
+/// Closes entries of this process, those of what it has used among them, and nothing scans any more after that.
+///
+/// # Errors
+/// `ENOENT` without NUMA balancing; those of clone(2) and waitpid(2).
+pub fn pass() -> Result<(), Errno> {
+    let _settings = enable().map_err(|_| Errno::ENOENT)?;
+    scan()
 }
 
 /// One turn of a task that shares the memory of this process and scans it, if NUMA balancing is enabled.
 ///
 /// # Errors
 /// Those of clone(2) and waitpid(2); `ECHILD` when the task ended otherwise than by itself.
-pub fn scan() -> Result<(), Errno> {
+fn scan() -> Result<(), Errno> {
     let mut stack = vec![0_u128; STACK];
     // The stack grows down, from an address that is a multiple of 16.
     let top = stack.as_mut_ptr_range().end;
@@ -96,7 +96,10 @@ extern "C" fn use_the_cpu(_: *mut libc::c_void) -> i32 {
 /// When that does not happen.
 #[track_caller]
 pub fn close(huge: i64, small: i64) {
-    let _settings = enable();
+    let _settings = enable().unwrap_or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => skip!("no NUMA balancing (CONFIG_NUMA_BALANCING, debugfs)"),
+        _ => panic!("the settings of NUMA balancing: {error}"),
+    });
     let before = Snapshot::take();
     let grown = |name: &str| before.delta(&Snapshot::take(), name).unwrap_or_default();
     for _ in 0..TURNS {

@@ -226,6 +226,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::System {
             pulse: Pulse::Swapoff,
         } => "say(swap_off_and_on());".to_owned(),
+        Op::System { pulse: Pulse::Numa } => "say(numa_scan());".to_owned(),
         Op::Device {
             mirror,
             what,

@@ -146,6 +146,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
             Pulse::Khugepaged => "p.khugepaged_pass();",
             Pulse::Reclaim => "p.reclaim();",
             Pulse::Swapoff => "p.swap_off_and_on();",
+            Pulse::Numa => "p.numa_scan();",
         }
         .to_owned(),
         Op::Device {

@@ -472,6 +472,6 @@ fn pulsate(pulse: Pulse) -> i32 {
             result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
         }
         // not in racing blocks (`model::race::refuses`)
-        Pulse::Khugepaged | Pulse::Reclaim | Pulse::Swapoff => libc::EINVAL,
+        Pulse::Khugepaged | Pulse::Reclaim | Pulse::Swapoff | Pulse::Numa => libc::EINVAL,
     }
 }

@@ -6,6 +6,8 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use selftests::hinting;
+
 use super::process::Process;
 use super::sys;
 use crate::program::{Knob, PAGES, Pulse};
@@ -38,6 +40,7 @@ impl Process<'_> {
             Pulse::Khugepaged => khugepaged_pass(),
             Pulse::Reclaim => write_to(&format!("{CGROUP}/memory.reclaim"), RECLAIM),
             Pulse::Swapoff => swap_off_and_on(),
+            Pulse::Numa => hinting::pass().map_or_else(|errno| errno as i32, |()| 0),
         }
     }
 }

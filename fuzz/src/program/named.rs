@@ -232,5 +232,7 @@ choices! {
         Reclaim "reclaim" 2,
         /// `swapoff` and `swapon`.
         Swapoff "swapoff" 1,
+        /// NUMA balancing closes the memory of the process, so that the next access tells who uses it.
+        Numa "numa" 3,
     }
 }

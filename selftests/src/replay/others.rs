@@ -13,6 +13,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::{Pid, execv};
 
 use super::{PAGES, PROCESSES, Process, TICK};
+use crate::hinting;
 use crate::mapping::PAGE;
 use crate::settings::THP;
 
@@ -219,6 +220,11 @@ impl Process {
         // Less than that may be there.
         let _ = fs::write(format!("{GROUP}/memory.reclaim"), "4M");
         self.say(Ok(()));
+    }
+
+    /// NUMA balancing closes the memory of the process.
+    pub fn numa_scan(&mut self) {
+        self.say(hinting::pass());
     }
 
     /// swapoff(2) and swapon(2) of the first swap device.
