@@ -14,6 +14,7 @@ pub mod damon;
 pub mod dax;
 pub mod failnth;
 pub mod filesystem;
+pub mod fixed_buffer;
 pub mod folios;
 pub mod guard;
 pub mod gup;

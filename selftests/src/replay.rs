@@ -38,6 +38,7 @@ use nix::unistd::Pid;
 
 use self::board::Board;
 use crate::failnth::Injection;
+use crate::fixed_buffer::FixedBuffer;
 use crate::gup::Pin;
 use crate::mapping::Region;
 use crate::outcome;
@@ -107,6 +108,9 @@ pub struct Process {
     stamped: Option<File>,
     uffd: Option<File>,
     pin: Option<Pin>,
+    /// A fixed buffer of io_uring, and a file to exchange data with.
+    fixed: Option<FixedBuffer>,
+    exchange: Option<File>,
     mirrors: [Option<File>; 3],
     pipe: Option<transfer::Pipe>,
     /// A loop device, and the memory behind it.
@@ -253,6 +257,8 @@ impl Process {
             stamped: None,
             uffd: None,
             pin: None,
+            fixed: None,
+            exchange: None,
             mirrors: [const { None }; 3],
             pipe: None,
             disk: None,
@@ -329,6 +335,7 @@ impl Process {
         self.pipe = None;
         // Dropping it would release the parent's.
         std::mem::forget(self.pin.take());
+        std::mem::forget(self.fixed.take());
         for file in &mut self.mirrors {
             // Closing it would take the parent's pages back from the device.
             std::mem::forget(file.take());

@@ -8,6 +8,7 @@ use super::known::{Run, content, runs};
 use super::listing::{Entry, Stored};
 use super::range;
 use super::thinker::Thinker;
+use crate::model::page::Flags;
 use crate::model::{Effect, MAX_DIRECT, MAX_FILLED, MAX_POKED};
 use crate::program::{Access, Addr, Device, Len, Op, PAGES, Step, Via};
 
@@ -32,6 +33,9 @@ impl Thinker<'_> {
             Op::Direct { at, len, access } => {
                 let pages = range(at, Len(len.0.min(MAX_DIRECT as u16)));
                 entry.runs = self.transferred(step, pages, access == Access::Store);
+            }
+            Op::Fixed { access } => {
+                entry.runs = self.through_buffer(step, access == Access::Store);
             }
             Op::Poke {
                 peer,
@@ -122,6 +126,24 @@ impl Thinker<'_> {
         }
         self.model.assume(step);
         runs(pages.map(|page| content(&self.model, who, page)))
+    }
+
+    /// The pages of a fixed buffer that are still the process's own; a store changes all or none.
+    fn through_buffer(&mut self, step: &Step, store: bool) -> Vec<Run> {
+        let who = step.process.index();
+        if store && !self.model.buffer_is_whole(who) {
+            return Vec::new();
+        }
+        let pages = self.model.buffer(who);
+        self.model.assume(step);
+        let held = Flags::PINNED;
+        let shown = |page: &usize| self.model.pages(who)[*page].flags.has(held);
+        let shown: Vec<usize> = pages.filter(shown).collect();
+        runs(
+            shown
+                .into_iter()
+                .map(|page| content(&self.model, who, page)),
+        )
     }
 
     /// A command of a device; what it returns is checked where it returns pages.

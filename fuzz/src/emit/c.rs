@@ -155,7 +155,8 @@ fn support(steps: &str) -> String {
             "device" => "device",
             name => &format!("{name}("),
         };
-        if steps.contains(called) {
+        // a buffer is given up as any pin is
+        if steps.contains(called) || name == "pin" && steps.contains("buffer(") {
             out.push_str(code);
         }
     }

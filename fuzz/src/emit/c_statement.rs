@@ -64,6 +64,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         | Op::Verify {}
         | Op::Remote { .. }
         | Op::Direct { .. }
+        | Op::Fixed { .. }
         | Op::Poke { .. } => return Vec::new(),
         Op::Fork { child } => format!("spawn({});", child.0),
         Op::Exit {} => "leave();".to_owned(),
@@ -138,6 +139,10 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::Pin { at, len } => {
             let pages = cut(at, len).min(crate::model::MAX_PINNED);
             format!("say(pin({}, {pages}));", at.0)
+        }
+        Op::Buffer { at, len } => {
+            let pages = cut(at, len).min(crate::model::MAX_BUFFERED);
+            format!("say(buffer({}, {pages}));", at.0)
         }
         Op::Unpin {} => "say(unpin());".to_owned(),
         Op::Place {

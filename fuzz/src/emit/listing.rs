@@ -82,6 +82,7 @@ impl Entry {
             Op::Direct { access, .. } => {
                 runs.map(|run| known("direct", &[], run, access)).collect()
             }
+            Op::Fixed { access } => runs.map(|run| known("fixed", &[], run, access)).collect(),
             // traced, /proc/PID/mem does not ask for permission either (FOLL_FORCE)
             Op::Poke {
                 peer, access, via, ..

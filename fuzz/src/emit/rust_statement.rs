@@ -5,7 +5,7 @@
 use super::c_statement::{mirror_file, prepare};
 use super::listing::Entry;
 use super::{cut, limits};
-use crate::model::{MAX_PINNED, Model};
+use crate::model::{MAX_BUFFERED, MAX_PINNED, Model};
 use crate::program::{
     Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
     Prot, Pulse, Spawn, Switch, Track, Watch,
@@ -55,6 +55,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         | Op::Verify {}
         | Op::Remote { .. }
         | Op::Direct { .. }
+        | Op::Fixed { .. }
         | Op::Poke { .. } => return Vec::new(),
         Op::UffdFill { how, .. } => {
             let how = match how {
@@ -116,6 +117,10 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::Pin { at, len } => {
             let count = cut(at, len).min(MAX_PINNED);
             format!("p.pin({}, {count});", at.0)
+        }
+        Op::Buffer { at, len } => {
+            let count = cut(at, len).min(MAX_BUFFERED);
+            format!("p.buffer({}, {count});", at.0)
         }
         Op::Unpin {} => "p.unpin();".to_owned(),
         Op::Place { at, len, node } => place(at, len, node),

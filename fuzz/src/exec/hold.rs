@@ -5,8 +5,11 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsRawFd;
 
+use selftests::fixed_buffer::FixedBuffer;
+
 use super::access::wrong_content;
 use super::check::Broken;
+use super::fixed;
 use super::process::Process;
 use super::sys;
 use crate::model::MAX_PINNED;
@@ -23,9 +26,17 @@ const SCAN_CHECK_ASYNC: u64 = 1 << 1;
 
 /// A pin and the pages that it holds.
 pub struct Pin {
-    file: File,
-    first: usize,
-    pages: usize,
+    pub(super) how: Held,
+    pub(super) first: usize,
+    pub(super) pages: usize,
+}
+
+/// What holds a pin.
+pub enum Held {
+    /// gup_test.
+    Test(File),
+    /// A fixed buffer of io_uring.
+    Buffer(Box<FixedBuffer>),
 }
 
 impl Process<'_> {
@@ -35,7 +46,7 @@ impl Process<'_> {
         match start_pin(at, len) {
             Ok((file, pages)) => {
                 self.pin = Some(Pin {
-                    file,
+                    how: Held::Test(file),
                     first: at.page(),
                     pages,
                 });
@@ -48,18 +59,30 @@ impl Process<'_> {
     /// Gives the pin up.
     pub(super) fn unpin(&mut self) -> i32 {
         let pin = self.pin.take();
-        pin.map_or(libc::EINVAL, |pin| stop_pin(&pin.file))
+        pin.map_or(libc::EINVAL, |pin| match pin.how {
+            Held::Test(file) => stop_pin(&file),
+            Held::Buffer(_) => 0,
+        })
     }
 
     /// What the pin holds must be what the process sees, where the page was not
     /// replaced since.
-    pub(super) fn check_pin(&self) -> Result<(), Broken> {
-        let Some(pin) = &self.pin else { return Ok(()) };
-        let mut content = vec![0u8; pin.pages * PAGE];
-        let target = content.as_mut_ptr() as u64;
-        // SAFETY: the argument points to an address of a buffer for all pages.
-        if unsafe { libc::ioctl(pin.file.as_raw_fd(), PIN_READ, &raw const target) } != 0 {
+    pub(super) fn check_pin(&mut self) -> Result<(), Broken> {
+        let Some(pin) = &mut self.pin else {
             return Ok(());
+        };
+        let mut content = vec![0u8; pin.pages * PAGE];
+        match &mut pin.how {
+            Held::Test(file) => {
+                let target = content.as_mut_ptr() as u64;
+                // SAFETY: the argument points to an address of a buffer for all pages.
+                if unsafe { libc::ioctl(file.as_raw_fd(), PIN_READ, &raw const target) } != 0 {
+                    return Ok(());
+                }
+            }
+            Held::Buffer(buffer) => {
+                fixed::read_out(buffer, &self.setup.exchange, pin.first, &mut content)?;
+            }
         }
         for i in 0..pin.pages {
             let (model, page) = (self.setup.board.model(), pin.first + i);

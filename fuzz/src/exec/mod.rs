@@ -15,6 +15,7 @@ mod check;
 pub mod cover;
 mod depart;
 mod entry;
+mod fixed;
 mod hold;
 mod huge;
 mod klog;

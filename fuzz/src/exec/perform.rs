@@ -91,6 +91,8 @@ impl Process<'_> {
                 len,
             } => self.device(mirror, what, at, len)?,
             Op::Pin { at, len } => self.pin(at, len),
+            Op::Buffer { at, len } => self.buffer(at, len),
+            Op::Fixed { access } => self.fixed(access)?,
             Op::Splice { at, len } => self.splice(at, len)?,
             Op::Drain {} => self.drain()?,
             Op::Direct { at, len, access } => self.direct(at, len, access)?,

@@ -189,7 +189,7 @@ fn words_of(page: &[u8]) -> [u64; 4] {
 }
 
 /// Puts a stamp into a page of a file in memory, which has room for it.
-fn put_words(file: &File, page: usize, stamp: u64) {
+pub(super) fn put_words(file: &File, page: usize, stamp: u64) {
     for (index, offset) in WORDS.iter().enumerate() {
         let place = (page * PAGE + offset) as u64;
         let _ = file.write_all_at(&word(stamp, index).to_ne_bytes(), place);

@@ -43,6 +43,8 @@ pub struct Setup {
     pub alone: bool,
     /// A block device, if the kernel can make one.
     pub disk: Option<Disk>,
+    /// A file in memory, for fixed buffers.
+    pub exchange: std::fs::File,
     /// Device memory, if there is any.
     pub pfn: PfnFiles,
     /// Where the break of each process starts, if the kernel says so.

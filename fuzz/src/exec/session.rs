@@ -18,9 +18,9 @@ use super::serve::{RUN, RUN_AND_COMPARE, RUN_AND_SUSPECT, RUN_BARE, SUSPICION, s
 use super::system;
 use super::violation::{Oracle, Violation};
 use crate::kcov::{self, Kcov};
-use crate::model::FILE_PAGES;
 use crate::model::history::THREADS;
 use crate::model::page::{WORDS, file_stamp, word};
+use crate::model::{FILE_PAGES, MAX_BUFFERED};
 use crate::program::{Op, PAGE, PROCESSES, Program};
 
 /// No answer of the worker for this long: the kernel does not let it go on.
@@ -75,6 +75,8 @@ impl Session {
         board.cover().text = kcov::text_start().unwrap_or(0xffff_ffff_8100_0000);
         let (ours, theirs) = UnixStream::pair().map_err(failed("make a socket pair"))?;
         let file = stamped_file().map_err(failed("make the stamped file"))?;
+        let exchange = selftests::mapping::memfd("exchange", MAX_BUFFERED * PAGE)
+            .map_err(|errno| failed("make a file in memory")(errno.into()))?;
         let bell = super::sys::bell().map_err(failed("make an eventfd"))?;
         let kcov: Vec<Kcov> = (0..PROCESSES).map_while(|_| Kcov::open().ok()).collect();
         let traced = kcov.len() == PROCESSES;
@@ -96,6 +98,7 @@ impl Session {
                         lane_kcov,
                         alone: guest,
                         disk: guest.then(Disk::open).flatten(),
+                        exchange,
                         pfn: PfnFiles::open(),
                         heap: Start::of_this_process().ok(),
                         nothing: super::depart::nothing_file(),

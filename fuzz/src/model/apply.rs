@@ -18,6 +18,7 @@ impl Model {
                 backing: crate::program::Backing::Shared,
                 ..
             } => usize::from(self.used_objects) == OBJECTS,
+            Op::Fixed { .. } => self.buffer(who).is_empty(),
             Op::Mmap {
                 at, len, backing, ..
             } => backing.is_device() && Self::leaves_device(at, len),
@@ -140,6 +141,8 @@ impl Model {
             Op::UffdClose { at, len, on } => self.uffd_close(who, (at, len), on, got),
             Op::Device { what, at, len, .. } => self.device(who, at, len, what, got),
             Op::Pin { at, len } => self.pin(who, at, len, got),
+            Op::Buffer { at, len } => self.register_buffer(who, at, len, got),
+            Op::Fixed { .. } => self.fixed(who),
             Op::Unpin {} => self.unpin(who),
             Op::Place { at, len, .. } => self.place(at, len),
             Op::ScanProtect { at, len } => self.scan_protect(who, at, len, got),
@@ -198,6 +201,9 @@ impl Model {
                 let len = len.pages().min(super::MAX_DIRECT);
                 self.assume_direct(step.process.index(), at.page(), len);
             }
+            Op::Fixed {
+                access: crate::program::Access::Store,
+            } => self.assume_fixed(step.process.index()),
             Op::Remote {
                 peer,
                 at,

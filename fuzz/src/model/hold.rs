@@ -15,6 +15,7 @@ impl Model {
         let touched = Touched::range(at.page(), len.pages());
         self.unsettle_protection(who, at, len);
         self.processes[who].pinning = got == 0;
+        self.processes[who].buffer = (0, 0);
         if got == 0 {
             self.processes[who]
                 .pages
@@ -35,6 +36,7 @@ impl Model {
     /// The pin is gone.
     pub(super) fn unpin(&mut self, who: usize) -> (Wanted, Touched) {
         self.processes[who].pinning = false;
+        self.processes[who].buffer = (0, 0);
         self.processes[who]
             .pages
             .iter_mut()

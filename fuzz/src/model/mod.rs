@@ -11,6 +11,7 @@ mod apply;
 pub mod content;
 mod depart;
 mod device;
+mod fixed;
 pub mod history;
 mod hold;
 pub mod huge;
@@ -33,6 +34,7 @@ mod race_tests;
 #[cfg(test)]
 mod tests;
 
+pub use fixed::MAX_BUFFERED;
 use page::{Flags, Page, stamp};
 
 use crate::program::{PAGES, PROCESSES, SLOT_PAGES, SLOTS};
@@ -133,6 +135,8 @@ pub struct Process {
     pinning: bool,
     /// An allocation of the next operation is made to fail, if it has that many.
     injecting: bool,
+    /// First page and number of pages of its fixed buffer.
+    buffer: (u16, u16),
     /// What lies in its pipe.
     spliced: pipe::Spliced,
 }

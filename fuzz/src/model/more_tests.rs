@@ -400,3 +400,30 @@ fn under_a_limit_nothing_that_was_seen_of_a_page_lasts() {
     model.start();
     assert!(!model.skips(&step("p0 mlock at=0.0 len=1")) && !model.is_limited());
 }
+
+#[test]
+fn data_through_a_buffer_comes_past_the_page_table_and_only_where_the_page_stayed() {
+    let source = format!(
+        "{BASE}p0 uffd-register at=0.0 len=1024 track=async\np0 buffer at=0.0 len=4\n\
+         p0 uffd-protect at=0.0 len=512\np0 clear-refs what=soft-dirty\n"
+    );
+    let whole = run(&source);
+    let changed = run(&format!(
+        "{source}p0 mprotect at=0.0 len=4 prot=r\np0 fixed access=store\n"
+    ));
+    for page in 0..4 {
+        assert_ne!(whole.content(0, page), changed.content(0, page));
+        let flags = changed.pages(0)[page].flags;
+        assert!(
+            flags.has(Flags::PROTECTED) && !flags.any(Flags::DIRTY.with(Flags::PROTECTED_UNSURE))
+        );
+    }
+    assert_eq!(whole.content(0, 4), changed.content(0, 4));
+    let torn = format!("{source}p0 madvise at=0.3 len=1 advice=dontneed\np0 fixed access=store\n");
+    assert_eq!(run(&torn).content(0, 0), whole.content(0, 0));
+    let fixed = step("p0 fixed access=load");
+    assert!(!whole.skips(&fixed));
+    for end in ["p0 unpin\n", "p0 pin at=0.0 len=1\n"] {
+        assert!(run(&format!("{source}{end}")).skips(&fixed));
+    }
+}

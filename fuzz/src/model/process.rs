@@ -12,6 +12,7 @@ impl Process {
         self.uffd = 0;
         self.lock_unsure = false;
         self.pinning = false;
+        self.buffer = (0, 0);
         self.injecting = false;
         self.spliced = Default::default();
     }
@@ -27,6 +28,7 @@ impl Model {
             child.uffd = 0;
             child.lock_unsure = false;
             child.pinning = false;
+            child.buffer = (0, 0);
             child.spliced = Default::default();
             for (from, to) in parent.pages.iter().zip(child.pages.iter_mut()) {
                 *to = inherited(from);

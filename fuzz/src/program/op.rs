@@ -157,6 +157,11 @@ ops! {
     Limit "limit" { room: Room }
     /// A longterm pin for writing of up to 64 pages (gup_test), instead of the one before.
     Pin "pin" { at: Addr, len: Len }
+    /// Registers up to 32 pages with io_uring as a fixed buffer, a longterm pin for writing,
+    /// instead of the pin before.
+    Buffer "buffer" { at: Addr, len: Len }
+    /// IORING_OP_WRITE_FIXED of the fixed buffer to a file (load), or IORING_OP_READ_FIXED (store).
+    Fixed "fixed" { access: Access }
     /// `vmsplice` of up to 16 pages, instead of what lies in the process's pipe.
     Splice "splice" { at: Addr, len: Len }
     /// Reads what lies in the pipe; each page is checked.
@@ -220,6 +225,7 @@ impl Op {
             | Self::UffdMove { at, len, .. }
             | Self::UffdClose { at, len, .. }
             | Self::Pin { at, len }
+            | Self::Buffer { at, len }
             | Self::Place { at, len, .. }
             | Self::ScanProtect { at, len }
             | Self::Device { at, len, .. }
@@ -241,6 +247,7 @@ impl Op {
             | Self::Knob { .. }
             | Self::Limit { .. }
             | Self::Unpin {}
+            | Self::Fixed { .. }
             | Self::Fail { .. }
             | Self::ClearRefs { .. }
             | Self::Verify {}

@@ -7,13 +7,18 @@ use nix::errno::Errno;
 
 use super::Process;
 use super::check::{WORDS, word};
+use super::transfer::{page_words, put_page};
+use crate::fixed_buffer::{FixedBuffer, Way};
 use crate::gup;
-use crate::mapping::{PAGE, pages};
+use crate::mapping::{PAGE, memfd, pages};
+
+/// Pages of the file that a fixed buffer exchanges data with.
+const EXCHANGED: usize = 32;
 
 impl Process {
     /// Holds a longterm pin for writing, instead of the one before.
     pub fn pin(&mut self, page: usize, count: usize) {
-        self.pin = None;
+        (self.pin, self.fixed) = (None, None);
         let range = pages(page..page + count);
         let pin = gup::Pin::take(&self.arena, &range, gup::Way::Write);
         let result = pin.map(|pin| self.pin = Some(pin));
@@ -23,7 +28,51 @@ impl Process {
     /// Gives the pin up.
     pub fn unpin(&mut self) {
         let held = self.pin.take().map(drop);
+        let held = held.or(self.fixed.take().map(drop));
         self.say(held.ok_or(Errno::EINVAL));
+    }
+
+    /// Registers pages as a fixed buffer of io_uring, instead of the pin before.
+    pub fn buffer(&mut self, page: usize, count: usize) {
+        (self.pin, self.fixed) = (None, None);
+        let range = self.range(page, count);
+        // SAFETY: nothing of Rust lies in the arena.
+        let result = unsafe { FixedBuffer::register(&range) };
+        let result = result.map(|buffer| self.fixed = Some(buffer));
+        self.say(result);
+    }
+
+    /// Data through the fixed buffer: into pages, or out of them, where it is checked.
+    pub fn fixed(
+        &mut self,
+        page: usize,
+        count: usize,
+        stamp: u64,
+        step: u64,
+        store: u32,
+        flags: u32,
+    ) {
+        let part = self.range(page, count);
+        let file = self.exchange.take();
+        let file = file.unwrap_or_else(|| {
+            memfd("exchange", EXCHANGED * PAGE).expect("a file in memory can be made")
+        });
+        let stamps = |n: usize| stamp.wrapping_add(step.wrapping_mul(n as u64));
+        for n in (0..count).filter(|_| store != 0) {
+            put_page(&file, n, stamps(n));
+        }
+        let way = if store != 0 { Way::In } else { Way::Out };
+        let buffer = self.fixed.as_mut().ok_or(Errno::EINVAL);
+        match buffer.and_then(|buffer| buffer.transfer(&file, &part, way)) {
+            Ok(bytes) if bytes == part.len() => {
+                for n in (0..count).filter(|_| store == 0) {
+                    self.equal(page + n, &page_words(&file, n), stamps(n), flags);
+                }
+            }
+            Ok(bytes) => self.bad("fixed buffer not transferred", page, bytes as u64),
+            Err(errno) => self.bad("fixed buffer not transferred", page, errno as u64),
+        }
+        self.exchange = Some(file);
     }
 
     /// Moves pages to a NUMA node, by move_pages(2) or, with `bind`, by mbind(2).

@@ -38,6 +38,25 @@ pub enum Pfn {
     Pmd,
 }
 
+/// Puts a stamp into a page of a file in memory.
+pub(super) fn put_page(file: &File, page: usize, stamp: u64) {
+    for (index, offset) in WORDS.into_iter().enumerate() {
+        let value = word(stamp, index).to_ne_bytes();
+        let written = file.write_all_at(&value, (page * PAGE + offset) as u64);
+        written.expect("a memory file can be written");
+    }
+}
+
+/// The words of a page of a file in memory.
+pub(super) fn page_words(file: &File, page: usize) -> [u64; 4] {
+    WORDS.map(|offset| {
+        let mut value = [0; 8];
+        let read = file.read_exact_at(&mut value, (page * PAGE + offset) as u64);
+        read.expect("a memory file can be read");
+        u64::from_ne_bytes(value)
+    })
+}
+
 impl Process {
     /// vmsplice(2), instead of what lies in the pipe of this process.
     pub fn splice_pages(&mut self, page: usize, count: usize) {
@@ -84,11 +103,7 @@ impl Process {
         };
         let stamps = |n: usize| stamp.wrapping_add(step.wrapping_mul(n as u64));
         for n in (0..count).filter(|_| store != 0) {
-            for (index, offset) in WORDS.into_iter().enumerate() {
-                let value = word(stamps(n), index).to_ne_bytes();
-                let written = back.write_all_at(&value, (n * PAGE + offset) as u64);
-                written.expect("a memory file can be written");
-            }
+            put_page(&back, n, stamps(n));
         }
         let (fd, bytes) = (disk.as_raw_fd(), count * PAGE);
         let at = self.arena.page_addr(page) as *mut libc::c_void;
@@ -104,13 +119,7 @@ impl Process {
             self.bad("direct transfer not done", page, Errno::last_raw() as u64);
         }
         for n in (0..count).filter(|_| store == 0) {
-            let words = WORDS.map(|offset| {
-                let mut value = [0; 8];
-                let read = back.read_exact_at(&mut value, (n * PAGE + offset) as u64);
-                read.expect("a memory file can be read");
-                u64::from_ne_bytes(value)
-            });
-            self.equal(page + n, &words, stamps(n), flags);
+            self.equal(page + n, &page_words(&back, n), stamps(n), flags);
         }
         self.disk = Some((disk, back));
     }
