@@ -28,6 +28,8 @@ mod track;
 mod watch;
 
 #[cfg(test)]
+mod alphabet_tests;
+#[cfg(test)]
 mod more_tests;
 #[cfg(test)]
 mod race_tests;

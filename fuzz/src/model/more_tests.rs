@@ -5,7 +5,8 @@ use super::*;
 use crate::program::Step;
 use crate::text;
 
-const BASE: &str = "p0 mmap at=0.0 len=1024 prot=rw backing=anon\np0 write at=0.0 len=512\n";
+pub(super) const BASE: &str =
+    "p0 mmap at=0.0 len=1024 prot=rw backing=anon\np0 write at=0.0 len=512\n";
 
 /// What an operation says of itself, and what was there before it.
 #[derive(Default)]
@@ -32,7 +33,7 @@ impl Facts for Told {
     }
 }
 
-fn run(source: &str) -> Box<Model> {
+pub(super) fn run(source: &str) -> Box<Model> {
     let mut model = Model::boxed();
     model.start();
     let program = text::parse(source).unwrap();
@@ -40,7 +41,7 @@ fn run(source: &str) -> Box<Model> {
     model
 }
 
-fn step(source: &str) -> Step {
+pub(super) fn step(source: &str) -> Step {
     text::parse(source).unwrap().steps[0]
 }
 
@@ -152,7 +153,7 @@ fn a_shmem_page_that_is_there_gives_sigbus_until_it_is_mapped() {
         "p0 mmap at=0.0 len=2 prot=rw backing=shared\np0 write at=0.0 len=1\n\
                      p0 uffd-watch at=0.0 len=2 track=sigbus kind=minor\n",
     );
-    let effect = |page, populated| model.effect_seen(0, page, true, (populated, false));
+    let effect = |page, populated| model.effect_seen(0, page, false, (populated, false));
     assert_eq!(effect(0, false), Effect::Bus);
     assert_eq!(effect(0, true), Effect::Done);
     assert_eq!(effect(1, false), Effect::DoneOrBus);
@@ -352,78 +353,4 @@ fn protection_of_memory_that_is_given_up_is_never_sure() {
     assert!(unsure(&model, 0) && !unsure(&model, 1));
     model.settle_protection(0, 0, false);
     assert!(!unsure(&model, 0));
-}
-
-#[test]
-fn poison_keeps_all_out_until_it_is_discarded_and_a_child_may_lack_it() {
-    let source = format!(
-        "{BASE}p0 uffd-watch at=0.0 len=1024 track=async kind=missing\np0 uffd-fill at=1.0 len=4 how=poison\n"
-    );
-    let effects = |more: &str, who: usize, pages: [usize; 4]| {
-        let model = run(&format!("{source}{more}"));
-        pages.map(|page| model.effect(who, page, false))
-    };
-    let (bus, done) = (Effect::Bus, Effect::Done);
-    let more = "p0 madvise at=1.1 len=1 advice=dontneed\np0 madvise at=1.2 len=1 advice=free\n\
-                p0 uffd-fill at=1.3 len=1 how=copy\n";
-    let there = [512, 513, 514, 515];
-    assert_eq!(effects("", 0, there), [bus; 4]);
-    assert_eq!(effects(more, 0, there), [bus, done, done, done]);
-    let moved = "p0 mremap at=1.0 len=4 to=3.0 new=4 how=fixed\n";
-    let closed = "p0 mprotect at=3.0 len=1 prot=none\n";
-    let gone = [1536, 1537, 512, 0];
-    let found = effects(&format!("{moved}{closed}"), 0, gone);
-    assert_eq!(found, [Effect::Segv, bus, Effect::Segv, done]);
-    let child = effects("p0 fork child=p1\np1 write at=1.0 len=1\n", 1, there);
-    assert_eq!(child, [Effect::DoneOrBus; 4]);
-    let mut model = run(&format!("{source}p0 fork child=p1\n"));
-    assert_eq!(model.effect_seen(1, 512, true, (true, false)), done);
-    model.stored(1, 512, 77);
-    assert_eq!(model.effect(1, 512, false), done);
-}
-
-#[test]
-fn under_a_limit_nothing_that_was_seen_of_a_page_lasts() {
-    let watched = "p0 mmap at=2.0 len=4 prot=rw backing=shared\n\
-                   p0 uffd-watch at=2.0 len=4 track=sigbus kind=minor\n";
-    let seen = |more: &str| {
-        let model = run(&format!("{BASE}{watched}{more}"));
-        let fork = step("p0 fork child=p1");
-        let effect = model.effect_seen(0, 1024, false, (true, false));
-        (effect, model.fate(&fork, 0))
-    };
-    assert_eq!(seen(""), (Effect::Done, huge::Fate::Kept));
-    let limited = seen("p0 limit room=max-2m\n");
-    assert_eq!(limited, (Effect::DoneOrBus, huge::Fate::Open));
-    let mut model = run(&format!("{BASE}p0 limit room=high-4m\n"));
-    assert!(model.skips(&step("p0 mlock at=0.0 len=1")));
-    model.start();
-    assert!(!model.skips(&step("p0 mlock at=0.0 len=1")) && !model.is_limited());
-}
-
-#[test]
-fn data_through_a_buffer_comes_past_the_page_table_and_only_where_the_page_stayed() {
-    let source = format!(
-        "{BASE}p0 uffd-register at=0.0 len=1024 track=async\np0 buffer at=0.0 len=4\n\
-         p0 uffd-protect at=0.0 len=512\np0 clear-refs what=soft-dirty\n"
-    );
-    let whole = run(&source);
-    let changed = run(&format!(
-        "{source}p0 mprotect at=0.0 len=4 prot=r\np0 fixed access=store\n"
-    ));
-    for page in 0..4 {
-        assert_ne!(whole.content(0, page), changed.content(0, page));
-        let flags = changed.pages(0)[page].flags;
-        assert!(
-            flags.has(Flags::PROTECTED) && !flags.any(Flags::DIRTY.with(Flags::PROTECTED_UNSURE))
-        );
-    }
-    assert_eq!(whole.content(0, 4), changed.content(0, 4));
-    let torn = format!("{source}p0 madvise at=0.3 len=1 advice=dontneed\np0 fixed access=store\n");
-    assert_eq!(run(&torn).content(0, 0), whole.content(0, 0));
-    let fixed = step("p0 fixed access=load");
-    assert!(!whole.skips(&fixed));
-    for end in ["p0 unpin\n", "p0 pin at=0.0 len=1\n"] {
-        assert!(run(&format!("{source}{end}")).skips(&fixed));
-    }
 }

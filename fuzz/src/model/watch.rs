@@ -343,6 +343,8 @@ impl Model {
         let known = page.flags.has(Flags::FILE) || self.content(process, number).0 != 0;
         match (populated, page.private_anon()) {
             (true, _) if closed && protected => Effect::Bus,
+            // a read-only huge page of a file is unmapped first (wp_huge_pmd())
+            (true, false) if store && page.flags.has(Flags::MINOR) => Effect::DoneOrBus,
             (true, _) => Effect::Done,
             (false, true) => Effect::Bus,
             (false, false) if known && page.flags.has(Flags::MINOR) => Effect::Bus,

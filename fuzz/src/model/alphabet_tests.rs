@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+//! Rules of poison, limits of memory and fixed buffers, one by one.
+
+use super::more_tests::{BASE, run, step};
+use super::*;
+
+#[test]
+fn poison_keeps_all_out_until_it_is_discarded_and_a_child_may_lack_it() {
+    let source = format!(
+        "{BASE}p0 uffd-watch at=0.0 len=1024 track=async kind=missing\np0 uffd-fill at=1.0 len=4 how=poison\n"
+    );
+    let effects = |more: &str, who: usize, pages: [usize; 4]| {
+        let model = run(&format!("{source}{more}"));
+        pages.map(|page| model.effect(who, page, false))
+    };
+    let (bus, done) = (Effect::Bus, Effect::Done);
+    let more = "p0 madvise at=1.1 len=1 advice=dontneed\np0 madvise at=1.2 len=1 advice=free\n\
+                p0 uffd-fill at=1.3 len=1 how=copy\n";
+    let there = [512, 513, 514, 515];
+    assert_eq!(effects("", 0, there), [bus; 4]);
+    assert_eq!(effects(more, 0, there), [bus, done, done, done]);
+    let moved = "p0 mremap at=1.0 len=4 to=3.0 new=4 how=fixed\n";
+    let closed = "p0 mprotect at=3.0 len=1 prot=none\n";
+    let gone = [1536, 1537, 512, 0];
+    let found = effects(&format!("{moved}{closed}"), 0, gone);
+    assert_eq!(found, [Effect::Segv, bus, Effect::Segv, done]);
+    let child = effects("p0 fork child=p1\np1 write at=1.0 len=1\n", 1, there);
+    assert_eq!(child, [Effect::DoneOrBus; 4]);
+    let mut model = run(&format!("{source}p0 fork child=p1\n"));
+    assert_eq!(model.effect_seen(1, 512, true, (true, false)), done);
+    model.stored(1, 512, 77);
+    assert_eq!(model.effect(1, 512, false), done);
+}
+
+#[test]
+fn under_a_limit_nothing_that_was_seen_of_a_page_lasts() {
+    let watched = "p0 mmap at=2.0 len=4 prot=rw backing=shared\n\
+                   p0 uffd-watch at=2.0 len=4 track=sigbus kind=minor\n";
+    let seen = |more: &str| {
+        let model = run(&format!("{BASE}{watched}{more}"));
+        let fork = step("p0 fork child=p1");
+        let effect = model.effect_seen(0, 1024, false, (true, false));
+        (effect, model.fate(&fork, 0))
+    };
+    assert_eq!(seen(""), (Effect::Done, huge::Fate::Kept));
+    let limited = seen("p0 limit room=max-2m\n");
+    assert_eq!(limited, (Effect::DoneOrBus, huge::Fate::Open));
+    let mut model = run(&format!("{BASE}p0 limit room=high-4m\n"));
+    assert!(model.skips(&step("p0 mlock at=0.0 len=1")));
+    model.start();
+    assert!(!model.skips(&step("p0 mlock at=0.0 len=1")) && !model.is_limited());
+}
+
+#[test]
+fn data_through_a_buffer_comes_past_the_page_table_and_only_where_the_page_stayed() {
+    let source = format!(
+        "{BASE}p0 uffd-register at=0.0 len=1024 track=async\np0 buffer at=0.0 len=4\n\
+         p0 uffd-protect at=0.0 len=512\np0 clear-refs what=soft-dirty\n"
+    );
+    let whole = run(&source);
+    let changed = run(&format!(
+        "{source}p0 mprotect at=0.0 len=4 prot=r\np0 fixed access=store\n"
+    ));
+    for page in 0..4 {
+        assert_ne!(whole.content(0, page), changed.content(0, page));
+        let flags = changed.pages(0)[page].flags;
+        assert!(
+            flags.has(Flags::PROTECTED) && !flags.any(Flags::DIRTY.with(Flags::PROTECTED_UNSURE))
+        );
+    }
+    assert_eq!(whole.content(0, 4), changed.content(0, 4));
+    let torn = format!("{source}p0 madvise at=0.3 len=1 advice=dontneed\np0 fixed access=store\n");
+    assert_eq!(run(&torn).content(0, 0), whole.content(0, 0));
+    let fixed = step("p0 fixed access=load");
+    assert!(!whole.skips(&fixed));
+    for end in ["p0 unpin\n", "p0 pin at=0.0 len=1\n"] {
+        assert!(run(&format!("{source}{end}")).skips(&fixed));
+    }
+}
+
+#[test]
+fn a_store_to_a_page_of_shmem_that_is_there_may_be_a_minor_fault() {
+    let model = run(
+        "p0 mmap at=0.0 len=4 prot=rw backing=shared\np0 write at=0.0 len=4\n\
+         p0 uffd-watch at=0.0 len=4 track=sigbus kind=minor\n",
+    );
+    let there = (true, false);
+    assert_eq!(model.effect_seen(0, 0, false, there), Effect::Done);
+    assert_eq!(model.effect_seen(0, 0, true, there), Effect::DoneOrBus);
+}
