@@ -25,6 +25,7 @@ pub mod kthread;
 pub mod loopdev;
 pub mod mapping;
 pub mod membench;
+pub mod memory_failure;
 pub mod memtype;
 pub mod numa;
 pub mod outcome;

@@ -34,6 +34,11 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::Mlock { at, len } => call("mlock", at.page(), cut(at, len), ""),
         Op::MlockOnfault { at, len } => call("mlock2", at.page(), cut(at, len), "MLOCK_ONFAULT"),
         Op::Munlock { at, len } => call("munlock", at.page(), cut(at, len), ""),
+        Op::Madvise {
+            at,
+            advice: Advice::Hwpoison,
+            ..
+        } => format!("say(fail_memory({}));", at.0),
         Op::Madvise { at, len, advice } => call(
             "madvise",
             at.page(),

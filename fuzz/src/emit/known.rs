@@ -117,7 +117,9 @@ pub fn last_checks(model: &Model, who: usize) -> Vec<Call> {
     let shmem = pages.any(|page| page.flags.any(Flags::SHARED.with(Flags::FILE)));
     let locked = model.locked(who).map_or(-1, |pages| pages as i64 * 4);
     let mut calls = looks(model, who);
-    calls.push(Call::new("counters", [i64::from(!shmem), locked]));
+    if !model.has_failed(who) {
+        calls.push(Call::new("counters", [i64::from(!shmem), locked]));
+    }
     let readable = (0..PAGES).filter(|page| model.effect(who, *page, false) == Effect::Done);
     let contents = runs(readable.map(|page| content(model, who, page)));
     calls.extend(contents.iter().map(|run| Call::of_run("check", &[], run)));

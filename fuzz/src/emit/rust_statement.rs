@@ -7,8 +7,8 @@ use super::listing::Entry;
 use super::{cut, limits};
 use crate::model::{MAX_BUFFERED, MAX_PINNED, Model};
 use crate::program::{
-    Addr, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
-    Prot, Pulse, Spawn, Switch, Track, Watch,
+    Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
+    Op, Prot, Pulse, Spawn, Switch, Track, Watch,
 };
 
 /// The statements of a step.
@@ -29,6 +29,11 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::Mlock { at, len } => ranged("mlock", at, len),
         Op::MlockOnfault { at, len } => ranged("mlock_onfault", at, len),
         Op::Munlock { at, len } => ranged("munlock", at, len),
+        Op::Madvise {
+            at,
+            advice: Advice::Hwpoison,
+            ..
+        } => format!("p.fail_memory({});", at.0),
         Op::Madvise { at, len, advice } => {
             let number = crate::exec::advice_number(advice);
             let name = advice.name();

@@ -19,7 +19,12 @@ impl Process<'_> {
         let mut pages = model.pages(self.me).iter();
         // smaps also counts what shmem has in swap, which is nobody's VmSwap
         let shmem = pages.any(|page| page.flags.any(Flags::SHARED.with(Flags::FILE)));
+        // what has failed is no page any more, and smaps still counts it (smaps_pte_entry())
+        let failed = model.has_failed(self.me);
         for (counter, walked) in PAIRS {
+            if failed && counter == "RssAnon:" {
+                continue;
+            }
             if shmem && counter == "VmSwap:" {
                 continue;
             }

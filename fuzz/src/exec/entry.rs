@@ -34,6 +34,15 @@ pub mod bit {
         entry & MARK_MASK == MARK
     }
 
+    /// The bits that show poison, and how: a mark, or a swap entry of memory that has failed.
+    pub fn poison(flags: super::Flags) -> (u64, u64) {
+        if flags.has(super::Flags::FAILED) {
+            (PRESENT | SWAP, SWAP)
+        } else {
+            (MARK_MASK, MARK)
+        }
+    }
+
     /// What `is_mark` looks at, and what it must find.
     pub const MARK_MASK: u64 = PRESENT | MARK;
     pub const MARK: u64 = SWAP | 0x1f;
@@ -82,8 +91,11 @@ pub(super) fn wrong_bits(page: &Page, entry: u64, features: Features) -> Option<
             "guard marker appeared"
         });
     }
-    if flags.has(Flags::POISON) && !flags.has(Flags::POISON_UNSURE) && !bit::is_mark(entry) {
-        return Some("poison marker lost");
+    if flags.has(Flags::POISON) && !flags.has(Flags::POISON_UNSURE) {
+        let (mask, wanted) = bit::poison(flags);
+        if entry & mask != wanted {
+            return Some("poison lost");
+        }
     }
     if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) {
         if !populated {
@@ -155,7 +167,10 @@ mod tests {
         );
         assert_eq!(wrong(Flags::GUARD, 0), Some("guard marker lost"));
         assert_eq!(wrong(Flags::POISON, bit::MARK), None);
-        assert_eq!(wrong(Flags::POISON, present), Some("poison marker lost"));
+        assert_eq!(wrong(Flags::POISON, present), Some("poison lost"));
+        let failed = Flags::POISON.with(Flags::FAILED);
+        assert_eq!(wrong(failed, bit::SWAP), None);
+        assert_eq!(wrong(failed, present), Some("poison lost"));
         assert_eq!(
             wrong_bits(&Page::default(), present, features),
             Some("unmapped page populated")

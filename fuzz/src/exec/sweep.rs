@@ -63,8 +63,9 @@ impl Rule {
             rule.demand(bit::GUARD, flags.has(Flags::GUARD));
         }
         if flags.has(Flags::POISON) && !flags.has(Flags::POISON_UNSURE) {
-            rule.mask |= bit::MARK_MASK;
-            rule.wanted |= bit::MARK;
+            let (mask, wanted) = bit::poison(flags);
+            rule.mask |= mask;
+            rule.wanted |= wanted;
         }
         if flags.has(Flags::DIRTY) && !flags.has(Flags::MERGEABLE) {
             rule.any = populated;

@@ -6,6 +6,7 @@
 use std::io;
 
 use libc::{c_int, c_void};
+use selftests::memory_failure;
 use selftests::program_break::Start;
 
 use crate::program::{
@@ -155,6 +156,7 @@ pub fn advice_number(advice: Advice) -> c_int {
         Advice::Mergeable => libc::MADV_MERGEABLE,
         Advice::Unmergeable => libc::MADV_UNMERGEABLE,
         Advice::SoftOffline => 101,
+        Advice::Hwpoison => libc::MADV_HWPOISON,
     }
 }
 
@@ -163,6 +165,13 @@ pub fn madvise(at: Addr, len: Len, advice: Advice) -> i32 {
     let (start, mut bytes) = span(at, len);
     if advice == Advice::SoftOffline {
         bytes = bytes.min(2 * PAGE);
+    }
+    if advice == Advice::Hwpoison {
+        let start = start as usize;
+        // SAFETY: nothing of Rust lies in the arena; a thread that answers a userfaultfd
+        // touches none of it.
+        let result = unsafe { memory_failure::inject(&(start..start + PAGE)) };
+        return result.map_or_else(|errno| errno as i32, |()| 0);
     }
     // SAFETY: advises about the arena only.
     check(unsafe { libc::madvise(start, bytes, advice_number(advice)) })

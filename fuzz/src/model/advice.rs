@@ -30,6 +30,7 @@ impl Model {
             Advice::SoftOffline => {
                 Wanted::OrAny(&[EINVAL, EBUSY, EFAULT, ENOMEM, EAGAIN, libc::EIO])
             }
+            Advice::Hwpoison => self.fail_memory(who, at, got),
             Advice::Pageout | Advice::Cold => {
                 let wanted = self.advise(who, at, len, advice);
                 // a page that may be dropped is dropped here or not

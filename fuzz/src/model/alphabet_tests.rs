@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
-//! Rules of poison, limits of memory and fixed buffers, one by one.
+//! Rules of poison, failed memory, limits of memory and fixed buffers, one by one.
 
-use super::more_tests::{BASE, run, step};
+use super::more_tests::{BASE, Told, run, step};
 use super::*;
 
 #[test]
@@ -87,4 +87,26 @@ fn a_store_to_a_page_of_shmem_that_is_there_may_be_a_minor_fault() {
     let there = (true, false);
     assert_eq!(model.effect_seen(0, 0, false, there), Effect::Done);
     assert_eq!(model.effect_seen(0, 0, true, there), Effect::DoneOrBus);
+}
+
+#[test]
+fn failed_memory_is_gone_for_who_lost_it_and_perhaps_for_those_who_shared_it() {
+    let fail = "p0 madvise at=0.7 len=1 advice=hwpoison\n";
+    let model = run(&format!("{BASE}p0 fork child=p1\n{fail}"));
+    let effects = |who| [6, 7].map(|page| model.effect(who, page, false));
+    assert_eq!(effects(0), [Effect::Done, Effect::Bus]);
+    assert_eq!(effects(1), [Effect::Done, Effect::DoneOrBus]);
+    assert_eq!(
+        model.effect_seen(1, 7, false, (true, false)),
+        Effect::DoneOrBus
+    );
+    let spared = |source: &str| run(source).skips(&step(fail));
+    assert!(spared("p0 mmap at=0.0 len=8 prot=rw backing=anon\n"));
+    assert!(!spared(BASE) && spared(&format!("{BASE}{fail}")));
+    let mut busy = run(BASE);
+    busy.apply(&step(fail), libc::EBUSY, &Told::default())
+        .unwrap();
+    assert_eq!(busy.effect(0, 7, false), Effect::DoneOrBus);
+    busy.assume(&step("p0 madvise at=0.0 len=512 advice=dontneed"));
+    assert_eq!(busy.effect(0, 7, false), Effect::Done);
 }

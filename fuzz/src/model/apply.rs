@@ -3,7 +3,7 @@
 
 use super::page::Flags;
 use super::{Effect, Facts, Model, OBJECTS, Touched, Unexpected, Wanted, moves};
-use crate::program::{Clear, Op, PAGES, Step};
+use crate::program::{Advice, Clear, Op, PAGES, Step};
 
 impl Model {
     /// Whether the step does nothing: its process is dead, or what it needs is
@@ -19,6 +19,11 @@ impl Model {
                 ..
             } => usize::from(self.used_objects) == OBJECTS,
             Op::Fixed { .. } => self.buffer(who).is_empty(),
+            Op::Madvise {
+                at,
+                advice: Advice::Hwpoison,
+                ..
+            } => self.spares(who, at),
             Op::Mmap {
                 at, len, backing, ..
             } => backing.is_device() && Self::leaves_device(at, len),

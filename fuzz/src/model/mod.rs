@@ -11,6 +11,7 @@ mod apply;
 pub mod content;
 mod depart;
 mod device;
+mod failure;
 mod fixed;
 pub mod history;
 mod hold;
@@ -317,8 +318,7 @@ impl Model {
             Flags::PROTECTED
                 .with(Flags::PROTECTED_UNSURE)
                 .with(Flags::EXCLUSIVE)
-                .with(Flags::POISON)
-                .with(Flags::POISON_UNSURE)
+                .with(Flags::ALL_POISON)
                 .with(Flags::LAZY),
         );
         if page.flags.has(Flags::SHARED) {

@@ -10,7 +10,7 @@ pub(super) const BASE: &str =
 
 /// What an operation says of itself, and what was there before it.
 #[derive(Default)]
-struct Told {
+pub(super) struct Told {
     amount: Option<usize>,
     populated: Vec<usize>,
 }

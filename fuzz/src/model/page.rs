@@ -80,6 +80,12 @@ impl Flags {
     /// Whether the poison marker is there is not determined.
     pub const POISON_UNSURE: Self = Self(1 << 28);
 
+    /// The poison is that of memory that has failed, and no marker.
+    pub const FAILED: Self = Self(1 << 29);
+
+    /// Everything about poison.
+    pub const ALL_POISON: Self = Self(Self::POISON.0 | Self::POISON_UNSURE.0 | Self::FAILED.0);
+
     /// Attributes of the page, as opposed to those of its mapping.
     pub const OF_PAGE: Self = Self(0xffff_0000);
 
@@ -110,7 +116,7 @@ impl Flags {
 }
 
 /// Names of the bits, from the lowest on; for reports.
-const NAMES: [&str; 29] = [
+const NAMES: [&str; 30] = [
     "mapped",
     "read",
     "write",
@@ -140,6 +146,7 @@ const NAMES: [&str; 29] = [
     "moved",
     "poison",
     "poison-unsure",
+    "failed",
 ];
 
 impl std::fmt::Debug for Flags {
@@ -175,7 +182,7 @@ impl Page {
         };
         self.flags
             .clear(Flags::LAZY.with(Flags::DIRTY).with(Flags::PINNED));
-        self.flags.clear(Flags::POISON.with(Flags::POISON_UNSURE));
+        self.flags.clear(Flags::ALL_POISON);
         if self.flags.any(Flags::SHARED.with(Flags::FILE)) {
             self.unsettle_protection();
         } else {

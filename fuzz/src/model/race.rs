@@ -416,7 +416,7 @@ pub fn refuses(model: &Model, step: &Step) -> bool {
         ),
         Op::Madvise { advice, .. } => matches!(
             advice,
-            Advice::Mergeable | Advice::Unmergeable | Advice::SoftOffline
+            Advice::Mergeable | Advice::Unmergeable | Advice::SoftOffline | Advice::Hwpoison
         ),
         Op::Mremap {
             at,

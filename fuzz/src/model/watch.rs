@@ -130,7 +130,7 @@ impl Model {
 
     fn fill_page(&mut self, who: usize, number: usize, how: Fill, stamp: u64) {
         let flags = &mut self.processes[who].pages[number].flags;
-        flags.clear(Flags::POISON.with(Flags::POISON_UNSURE));
+        flags.clear(Flags::ALL_POISON);
         let value = match how {
             Fill::Copy | Fill::CopyProtected => stamp,
             Fill::Zero => 0,
@@ -254,11 +254,7 @@ impl Model {
     pub fn loaded(&mut self, process: usize, page: usize) {
         self.opened(process, page);
         let flags = &mut self.processes[process].pages[page].flags;
-        flags.clear(
-            Flags::EXCLUSIVE
-                .with(Flags::POISON)
-                .with(Flags::POISON_UNSURE),
-        );
+        flags.clear(Flags::EXCLUSIVE.with(Flags::ALL_POISON));
         if flags.has(Flags::RWP) {
             flags.clear(Flags::PROTECTED.with(Flags::PROTECTED_UNSURE));
         }
@@ -327,7 +323,7 @@ impl Model {
     ) -> Effect {
         let page = &self.processes[process].pages[number];
         let unsure = page.flags.has(Flags::POISON_UNSURE);
-        if unsure && !populated {
+        if unsure && (!populated || page.flags.has(Flags::FAILED)) {
             return self.effect(process, number, store);
         }
         let effect = if unsure {

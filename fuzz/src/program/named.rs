@@ -131,6 +131,8 @@ choices! {
         Unmergeable "unmergeable" 1,
         /// MADV_SOFT_OFFLINE, of two pages at most; never drawn, as it takes memory away.
         SoftOffline "soft-offline" 0,
+        /// MADV_HWPOISON, of one page that was written; never drawn, either.
+        Hwpoison "hwpoison" 0,
     }
     /// How `mremap` moves.
     Move {

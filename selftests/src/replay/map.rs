@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use super::check::{WORDS, word};
 use super::{PAGES, Process};
 use crate::mapping::{PAGE, Prot, memfd, pages};
+use crate::memory_failure;
 use crate::program_break::Start;
 
 /// What a mapping is of.
@@ -130,6 +131,14 @@ impl Process {
         let call = |_: &mut Self| unsafe { libc::madvise(at.start as *mut _, at.len(), advice) };
         let result = self.injected(call);
         self.say(Errno::result(result).map(drop));
+    }
+
+    /// MADV_HWPOISON of a page.
+    pub fn fail_memory(&mut self, page: usize) {
+        let at = self.range(page, 1);
+        // SAFETY: nothing of Rust lies in the arena.
+        let result = unsafe { memory_failure::inject(&at) };
+        self.say(result);
     }
 
     /// mremap(2) of `old` pages to `new` pages at page `to`.
