@@ -12,6 +12,9 @@ const VMSTAT: &[&str] = &[
     "nr_anon_transparent_hugepages",
     "nr_mlock",
     "nr_isolated_anon",
+    "nr_isolated_file",
+    "nr_shmem_pmdmapped",
+    "nr_file_pmdmapped",
 ];
 /// Per-size counters of transparent huge pages.
 const STATS: &[&str] = &["nr_anon", "nr_anon_partially_mapped"];

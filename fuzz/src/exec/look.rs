@@ -11,9 +11,10 @@ use super::check::{Broken, locked_pages};
 use super::entry::{bit, shown, wrong_bits};
 use super::process::Process;
 use super::sys;
+use super::system::write_to;
 use super::violation::Oracle;
 use crate::model::page::Flags;
-use crate::program::{Addr, Category, Len, Look, PAGE, PAGES, Proc, SLOT_PAGES};
+use crate::program::{Addr, Category, Clear, Len, Look, PAGE, PAGES, Proc, SLOT_PAGES, SLOTS};
 
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 const FRAME: u64 = (1 << 55) - 1;
@@ -36,6 +37,28 @@ impl Category {
 const IDLE_WORDS: usize = 8;
 
 impl Process<'_> {
+    /// A write to `/proc/self/clear_refs`. No page is soft-dirty after that of soft-dirty bits; of pages on a device
+    /// the page map does not tell (`clear_soft_dirty_pmd()` passes over them).
+    pub(super) fn clear_refs(&mut self, what: Clear) -> Result<i32, Broken> {
+        let tracking = what == Clear::SoftDirty;
+        let result = write_to("/proc/self/clear_refs", if tracking { "4" } else { "1" });
+        let told = self.setup.features.soft_dirty && !self.setup.board.uses_devices();
+        if result != 0 || !tracking || !told {
+            return Ok(result);
+        }
+        for slot in 0..SLOTS {
+            if !self.setup.board.model().slot_in_use(self.me, slot) {
+                continue;
+            }
+            let dirty = |entry: &u64| entry & bit::SOFT_DIRTY != 0;
+            if let Some(index) = self.entries(slot)?.iter().position(dirty) {
+                let detail = page_name(slot * SLOT_PAGES + index);
+                return Err((Oracle::Bits, "soft-dirty not cleared".into(), detail));
+            }
+        }
+        Ok(0)
+    }
+
     /// Reads a file about another process, and checks it against the model.
     pub(super) fn inspect(&self, peer: Proc, what: Look) -> Result<i32, Broken> {
         let (who, pid) = (peer.index(), self.setup.board.pid(peer.index()));

@@ -7,9 +7,9 @@ use super::hold;
 use super::limit;
 use super::process::Process;
 use super::sys;
-use super::system::{self, write_to};
+use super::system;
 use super::track::Tracker;
-use crate::program::{Addr, Advice, Backing, Clear, Len, Op, Proc, Prot, Step, Switch, Track};
+use crate::program::{Addr, Advice, Backing, Len, Op, Proc, Prot, Step, Switch, Track};
 
 impl Process<'_> {
     /// Carries out a step: 0 or an errno; or a load or store went wrong.
@@ -62,10 +62,7 @@ impl Process<'_> {
                 access,
                 via,
             } => self.poke(peer, (at, len), access, via)?,
-            Op::ClearRefs { what } => write_to(
-                "/proc/self/clear_refs",
-                if what == Clear::SoftDirty { "4" } else { "1" },
-            ),
+            Op::ClearRefs { what } => self.clear_refs(what)?,
             Op::Verify {} => self.load_everything().map(|()| 0)?,
             Op::UffdRegister { at, len, track } => {
                 self.track(track, |tracker| tracker.register(at, len))
