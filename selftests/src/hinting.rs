@@ -35,6 +35,20 @@ fn enable() -> io::Result<[Setting; 4]> {
     ])
 }
 
+/// Skips the test without NUMA balancing.
+#[track_caller]
+pub fn required() {
+    drop(enable_or_skip());
+}
+
+#[track_caller]
+fn enable_or_skip() -> [Setting; 4] {
+    enable().unwrap_or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound => skip!("no NUMA balancing (CONFIG_NUMA_BALANCING, debugfs)"),
+        _ => panic!("the settings of NUMA balancing: {error}"),
+    })
+}
+
 /// Closes entries of this process, those of what it has used among them, and nothing scans any more after that.
 ///
 /// # Errors
@@ -96,10 +110,7 @@ extern "C" fn use_the_cpu(_: *mut libc::c_void) -> i32 {
 /// When that does not happen.
 #[track_caller]
 pub fn close(huge: i64, small: i64) {
-    let _settings = enable().unwrap_or_else(|error| match error.kind() {
-        io::ErrorKind::NotFound => skip!("no NUMA balancing (CONFIG_NUMA_BALANCING, debugfs)"),
-        _ => panic!("the settings of NUMA balancing: {error}"),
-    });
+    let _settings = enable_or_skip();
     let before = Snapshot::take();
     let grown = |name: &str| before.delta(&Snapshot::take(), name).unwrap_or_default();
     for _ in 0..TURNS {

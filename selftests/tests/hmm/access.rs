@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 //! A device that reads and writes memory in place, without migration.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use selftests::counters::minor_faults;
 use selftests::hmm::Memory::{Coherent, Private};
 use selftests::hmm::{Access, Dmirror, Level, Memory, PageState, Span};
 use selftests::mapping::{PAGE, Prot, Region, memfd, page, pages};
 use selftests::pattern::{Content, FIRST, check_zero};
-use selftests::{enter, guard};
+use selftests::{child, enter, guard, hinting, settings};
 use test_case::test_case;
 
-use crate::scene::{Baseline, all, small, untouched, whole, words};
+use crate::scene::{Baseline, all, huge, small, untouched, whole, words};
 
 /// More than three of the driver's windows of 32 pages, and not a multiple.
 const PAGES: usize = 100;
@@ -65,6 +67,44 @@ fn anon_read_prot(memory: Memory) {
     dev.check_nothing_seen();
     region.mprotect(region.all(), Prot::READ).unwrap();
     FIRST.check_all(&region);
+}
+
+/// Memory that NUMA balancing has closed has no permission in a snapshot. READ meets what it contains, and not through a
+/// closed entry: it opens it, so that the process takes no fault after that.
+#[test_case(false; "small")]
+#[test_case(true; "huge")]
+fn closed_memory_is_opened_for_a_read(is_huge: bool) {
+    enter!();
+    let _end = Baseline::new();
+    let _quiet = settings::quiet();
+    hinting::required();
+    drop((Dmirror::open(Private), is_huge.then(|| huge(1))));
+    // A process of one thread, of which each scan begins at once.
+    child::run_to_end(|_| {
+        let dev = Dmirror::open(Private);
+        let (spare, region) = (small(1), if is_huge { huge(1) } else { small(PAGES) });
+        hinting::close(i64::from(is_huge), if is_huge { 0 } else { PAGES as i64 });
+        let span = Span::of(&region, 0..PAGES);
+        let states = dev.snapshot(span);
+        let open = states.iter().find(|state| state.access != Access::Nothing);
+        assert_eq!(open, None, "closed memory in a snapshot");
+        dev.read(span).expect("READ");
+        dev.check_seen_in(Content::Stamped(FIRST), 0..PAGES);
+        let faults_of = |region: &Region, numbers: Range<usize>| {
+            let faults = minor_faults();
+            for number in numbers {
+                guard::load(region.page_addr(number)).expect("our own memory");
+            }
+            minor_faults() - faults
+        };
+        faults_of(&spare, 0..1);
+        assert_eq!(
+            faults_of(&region, 0..PAGES),
+            0,
+            "faults of loads after a READ"
+        );
+        FIRST.check_all(&region);
+    });
 }
 
 /// WRITE to memory nobody has touched arrives whole.

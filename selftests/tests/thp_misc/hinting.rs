@@ -32,6 +32,7 @@ impl Hinted<'_> {
     /// tests' is, a second after the start of the other (`init_numa_balancing()`).
     #[track_caller]
     fn of(order: u8, body: impl FnOnce(&mut Hinted<'_>)) {
+        hinting::required();
         let size = OneSize::of(order);
         drop(size.filled());
         child::run_to_end(|_| {
