@@ -171,9 +171,10 @@ fn main() -> ExitCode {
         } => random(seed..seed + count, print, racing, &how),
         Verb::Reduce { file, index } => reduced(&file, index),
         Verb::Text { file, target } => as_text(&file, &target),
-        Verb::EmitC { file, shows } => read_sequential(&file)
-            .map(|program| show(&emit::c_source(&program, &Shows::of(&shows)))),
-        Verb::EmitRust { file, name, shows } => read_sequential(&file)
+        Verb::EmitC { file, shows } => {
+            read_program(&file).map(|program| show(&emit::c_source(&program, &Shows::of(&shows))))
+        }
+        Verb::EmitRust { file, name, shows } => read_program(&file)
             .map(|program| show(&emit::rust_source(&program, &name, &Shows::of(&shows)))),
         Verb::Bytes { file } => read_program(&file).map(|program| show(&text::print(&program))),
     };
@@ -199,16 +200,6 @@ fn read_program(path: &Path) -> Result<Program, Failure> {
 }
 
 /// A program that has a form in other languages: steps that race have none.
-fn read_sequential(path: &Path) -> Result<Program, Failure> {
-    let program = read_program(path)?;
-    if program.races() {
-        let reason =
-            "steps that race have no form here, since what they find depends on when each ran";
-        return Err((format!("{}: {reason}", path.display()), 4));
-    }
-    Ok(program)
-}
-
 fn read_all(files: &[PathBuf]) -> Result<Vec<(String, Program)>, Failure> {
     let mut programs = Vec::new();
     for file in files {

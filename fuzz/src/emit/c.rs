@@ -5,6 +5,7 @@
 //! pages that must survive, and the counters of each process at its end; and
 //! what shows the finding beside that.
 
+use super::c_race::with_races;
 use super::c_statement::statements;
 use super::call::Call;
 use super::listing::{Entry, Listing, Stored};
@@ -19,16 +20,12 @@ const SUPPORT: &str = include_str!("support.c.in");
 /// Functions that only some findings need.
 const WATCH: &str = include_str!("watch.c.in");
 
-/// Said of a program whose steps race.
-const RACES: &str = "\n * Steps that race (those with a lane) are done one after another here: what\n * \
-    only a race shows, this does not show.";
-
 /// What a page must contain depends on what a device has done.
 const SETTLE: &str = "\tstamp = settled(stamp);\n";
 
 /// The C source of a program.
 pub fn c_source(program: &Program, shows: &Shows) -> String {
-    let listing = Listing::of(program, shows);
+    let listing = Listing::of(program, shows, true);
     let words = WORDS.iter().map(usize::to_string);
     let settle = if listing.stored.is_empty() {
         ""
@@ -38,47 +35,50 @@ pub fn c_source(program: &Program, shows: &Shows) -> String {
     let source = source::<C>(program, &listing)
         .replace("@ARENA@", &format!("{ARENA:#x}UL"))
         .replace("@COUNT@", &program.steps.len().to_string())
-        .replace("@RACES@", if program.races() { RACES } else { "" })
         .replace("@WORDS@", &words.collect::<Vec<_>>().join(", "))
         .replace("@SETTLE@", settle)
         .replace("@WATCH@", WATCH)
-        .replace("@RUN@", &run(shows));
-    let steps = source.split("static void step(void)").nth(1);
-    let support = support(steps.unwrap_or_default());
-    prune::needed(&source.replace("@SUPPORT@", &support))
+        .replace("@RUN@", &run(shows, !listing.blocks.is_empty()));
+    // what stands between the functions of the frame and those that run the program
+    let steps = with_races(
+        source.split("@SUPPORT@").nth(1).unwrap_or_default(),
+        program,
+        &listing,
+    );
+    let source = source.replace("@SUPPORT@", &support(&steps));
+    prune::needed(&with_races(&source, program, &listing))
 }
 
 /// How `main` runs the program, and what it looks at before and after that.
-fn run(shows: &Shows) -> String {
-    let marks = if shows.marks_memory() {
-        "\tmark_memory();\n"
-    } else {
-        ""
+fn run(shows: &Shows, races: bool) -> String {
+    let (mut before, mut after) = (String::new(), String::new());
+    // a race that goes wrong mostly tells the kernel first
+    if *shows == Shows::Log || races {
+        before.push_str("\topen_log();\n");
+        after.push_str("\tif (complaint())\n\t\tresult = 1;\n");
+    }
+    if *shows == Shows::Baseline {
+        before.push_str("\tbaseline();\n");
+        after.push_str("\tif (!result)\n\t\tresult = unlike();\n");
+    }
+    if shows.marks_memory() {
+        before.push_str("\tmark_memory();\n");
+    }
+    let mut run = match shows {
+        Shows::Leak(which) => format!("\tresult = leaks({which});\n"),
+        _ => "\tresult = program();\n".to_owned(),
     };
-    let (before, run, after) = match shows {
-        Shows::Log => (
-            "\topen_log();\n",
-            "program()".to_owned(),
-            "\tif (complaint())\n\t\tresult = 1;\n",
-        ),
-        Shows::Baseline => (
-            "\tbaseline();\n",
-            "program()".to_owned(),
-            "\tif (!result)\n\t\tresult = unlike();\n",
-        ),
-        Shows::Leak(which) => ("", format!("leaks({which})"), ""),
-        Shows::Nothing | Shows::Content | Shows::Splits(_) | Shows::Moved => {
-            ("", "program()".to_owned(), "")
-        }
-    };
-    format!("{before}{marks}\tresult = {run};\n{after}")
+    if races {
+        run.push_str("\tfor (int n = 1; n < 20 && !result; n++)\n\t\tresult = program();\n");
+    }
+    format!("{before}{run}{after}")
 }
 
 /// C.
 struct C;
 
 impl Language for C {
-    const FRAME: &'static str = include_str!("frame.c.in");
+    const FRAME: &'static str = concat!(include_str!("frame.c.in"), include_str!("main.c.in"));
 
     fn statements(entry: &Entry) -> Vec<String> {
         statements(entry)

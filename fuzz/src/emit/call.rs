@@ -13,6 +13,8 @@ pub enum Value {
     Number(i64),
     /// A stamp, or the distance between two.
     Stamp(u64),
+    /// Bits that have no names.
+    Bits(u32),
     /// What is known of pages, as in [`Run::flags`].
     Known(u32),
 }
@@ -62,12 +64,19 @@ impl Call {
         self
     }
 
+    /// With bits.
+    pub fn and_bits(mut self, bits: u32) -> Self {
+        self.values.push(Value::Bits(bits));
+        self
+    }
+
     /// As a statement of C.
     pub fn c(&self) -> String {
         let values = self.values.iter().map(|value| match value {
             Value::Noted(name) => (*name).to_owned(),
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}UL"),
+            Value::Bits(bits) => format!("{bits:#x}"),
             Value::Known(flags) => known(*flags),
         });
         format!("{}({});", self.name, values.collect::<Vec<_>>().join(", "))
@@ -79,6 +88,7 @@ impl Call {
             Value::Noted(name) => (*name).to_owned(),
             Value::Number(number) => number.to_string(),
             Value::Stamp(stamp) => format!("{stamp:#x}"),
+            Value::Bits(bits) => format!("{bits:#x}"),
             Value::Known(flags) => flags.to_string(),
         });
         format!(
@@ -91,7 +101,18 @@ impl Call {
 
 /// Flags by the names that the frame of `repro.c` gives them.
 pub fn known(flags: u32) -> String {
-    const NAMES: [&str; 5] = ["LAZY", "DIRTY", "WP", "WP_ANY", "READABLE"];
+    const NAMES: [&str; 10] = [
+        "LAZY",
+        "DIRTY",
+        "WP",
+        "WP_ANY",
+        "READABLE",
+        "KEPT",
+        "ELSEWHERE",
+        "TRACKED",
+        "FILES",
+        "COPIED",
+    ];
     let set = |bit: &usize| flags & 1 << bit != 0;
     let names: Vec<&str> = (0..NAMES.len()).filter(set).map(|bit| NAMES[bit]).collect();
     if names.is_empty() {

@@ -10,9 +10,11 @@
 
 use super::call::Call;
 use super::known::{self, Run};
+use super::race::{Racing, RacingBlock};
 use super::shows::Shows;
 use super::thinker::Thinker;
 use crate::program::{Access, Op, PROCESSES, Program, Step, Via};
+use crate::text;
 
 /// A step.
 pub struct Entry {
@@ -34,6 +36,8 @@ pub struct Entry {
     pub exclusive: bool,
     /// What is checked afterwards.
     pub checks: Vec<Call>,
+    /// What it does in a racing block, if it is in one.
+    pub racing: Option<Racing>,
 }
 
 /// Pages in a row that a device stores to in a step, if it does.
@@ -59,9 +63,27 @@ pub struct Listing {
     pub stored: Vec<Stored>,
     /// Whether allocations are made to fail.
     pub injects: bool,
+    /// Its racing blocks.
+    pub blocks: Vec<RacingBlock>,
 }
 
 impl Entry {
+    /// A step of which nothing is known yet.
+    pub fn of(step: &Step) -> Self {
+        Self {
+            name: text::step(step),
+            step: *step,
+            left_out: None,
+            nth: 0,
+            runs: Vec::new(),
+            kept: Vec::new(),
+            splits: None,
+            exclusive: false,
+            checks: Vec::new(),
+            racing: None,
+        }
+    }
+
     /// The loads and stores of the step, which are calls of the same name in each
     /// language; none for what is a step of another kind.
     pub fn accesses(&self) -> Option<Vec<Call>> {
@@ -96,13 +118,23 @@ impl Entry {
 }
 
 impl Listing {
-    /// Thinks a program through, with the checks that show something.
-    pub fn of(program: &Program, shows: &Shows) -> Self {
-        let mut thinker = Thinker::new(program, shows);
-        let steps = program.steps.iter().enumerate();
-        let entries = steps
-            .map(|(index, step)| thinker.entry(index, step))
-            .collect();
+    /// Thinks a program through, with the checks that show something. `races`: steps
+    /// that have a schedule do; else they are taken one after another.
+    pub fn of(program: &Program, shows: &Shows, races: bool) -> Self {
+        let races = races && program.races();
+        let mut thinker = Thinker::new(program, shows, races);
+        let (mut entries, mut blocks) = (Vec::new(), Vec::new());
+        while let Some(step) = program.steps.get(entries.len()) {
+            let index = entries.len();
+            match program.block(index).filter(|_| races) {
+                Some(block) => {
+                    let (block, steps) = thinker.block(program, block);
+                    blocks.push(block);
+                    entries.extend(steps);
+                }
+                None => entries.push(thinker.entry(index, step)),
+            }
+        }
         let left = (0..PROCESSES).filter(|process| thinker.model.alive(*process));
         Self {
             entries,
@@ -111,6 +143,7 @@ impl Listing {
                 .collect(),
             stored: thinker.stored,
             injects: thinker.injects,
+            blocks,
         }
     }
 }

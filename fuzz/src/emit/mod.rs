@@ -5,11 +5,13 @@
 
 mod access;
 mod c;
+mod c_race;
 mod c_statement;
 mod call;
 mod known;
 mod listing;
 mod prune;
+mod race;
 mod rust;
 mod rust_statement;
 mod shows;
@@ -185,6 +187,56 @@ mod tests {
             "munmap",
             &format!("{device}p0 munmap at=0.1 len=1\n")
         ));
+    }
+
+    /// A page moves to and fro while another thread stores to it.
+    const MOVES: &str = "p0 mmap at=0.0 len=512 prot=rw backing=anon\np0 write at=0.0 len=512\n\
+        p0 mremap at=0.0 len=512 to=2.0 new=512 how=fixed lane=0 times=40 wait=7\n\
+        p0 mremap at=2.0 len=512 to=0.0 new=512 how=fixed lane=0 times=40\n\
+        p0 write at=0.0 len=33 lane=1 times=100\np0 verify\n";
+
+    #[test]
+    fn steps_that_race_are_threads_that_know_what_each_call_changes() {
+        let text = c(MOVES);
+        let has = |wanted: &str| assert!(text.contains(wanted), "no {wanted}: {text}");
+        has(
+            "\t[2] = { 5, 0, 40, 7, 0 },\n\t[3] = { 0, 0, 40, 0, 0 },\n\t[4] = { 0, 1, 100, 0, 1 },",
+        );
+        // what was stored is at one place or the other, and nothing else is
+        has(
+            "{ 2, 0, 0, 512, 0x108000UL, 0x100001UL, KEPT | ELSEWHERE | TRACKED, 0x11, 0x33, 1024 },",
+        );
+        has(
+            "{ 2, 0, 1024, 512, 0x108000UL, 0x100001UL, KEPT | ELSEWHERE | TRACKED, 0x22, 0x33, -1024 },",
+        );
+        has("know(0, 512, 0x22);\n\t\tknow(1024, 512, 0x11);\n\t\tchanged();");
+        has("case 4: /* p0 write at=0.0 len=33 lane=1 times=100 */\n\t\trace_store(0, 33);");
+        has("for (int n = 1; n < 20 && !result; n++)");
+        assert!(
+            !c("p0 verify\n").contains("races["),
+            "others have nothing of it"
+        );
+        assert!(rust(MOVES).contains("//! are done one after another here"));
+    }
+
+    #[test]
+    fn a_race_of_which_less_is_known_promises_less() {
+        let dropped = MOVES.replace("verify", "madvise at=0.0 len=1 advice=dontneed lane=2");
+        let text = c(&dropped);
+        let wanted =
+            "{ 2, 0, 0, 1, 0x108000UL, 0x0UL, LAZY | ELSEWHERE | TRACKED, 0x11, 0x33, 0 },";
+        assert!(text.contains(wanted), "{text}");
+        // two threads change areas: nobody knows what is mapped
+        let both = MOVES.replace("verify", "mprotect at=0.0 len=512 prot=r lane=2");
+        let text = c(&both);
+        assert!(
+            !text.contains("know(0,") && !text.contains("\t\tchange();"),
+            "{text}"
+        );
+        assert!(
+            text.contains("ELSEWHERE | TRACKED, 0x0, 0x33, 0 },"),
+            "{text}"
+        );
     }
 
     #[test]

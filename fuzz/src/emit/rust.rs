@@ -22,7 +22,7 @@ const REPLAY: [&str; 7] = [
 
 /// The source of a test of that name.
 pub fn rust_source(program: &Program, name: &str, shows: &Shows) -> String {
-    let listing = Listing::of(program, shows);
+    let listing = Listing::of(program, shows, false);
     let comment = |line: &str| format!("//! {line}\n");
     let text: String = text::print(program).lines().map(comment).collect();
     let source = source::<Rust>(program, &listing)

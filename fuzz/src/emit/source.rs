@@ -57,6 +57,10 @@ pub fn source<L: Language>(program: &Program, listing: &Listing) -> String {
 }
 
 fn step<L: Language>(number: usize, entry: &Entry) -> String {
+    if entry.racing.is_some() {
+        // stands with the other steps of its block
+        return String::new();
+    }
     match entry.left_out {
         Some(why) => L::step(number, &entry.name, Err(why)),
         None => L::step(number, &entry.name, Ok(&body::<L>(entry))),

@@ -2,15 +2,17 @@
 //! Thinks the steps of a program through, one after another: what each does, and what
 //! must hold after it. `listing` asks.
 
+use std::ops::Range;
+
 use super::call::Call;
 use super::known;
 use super::listing::{Entry, Stored};
+use super::race::{Racer, RacingBlock};
 use super::shows::Shows;
 use super::{cut, range};
 use crate::model::Model;
 use crate::model::huge::Fate;
 use crate::program::{Addr, Device, Len, Move, Op, PAGES, PROCESSES, Program, SLOTS, Step};
-use crate::text;
 
 /// Pages that a device loads or stores at most, see the executor.
 const MAX_ACCESSED: usize = 64;
@@ -25,41 +27,67 @@ pub struct Thinker<'a> {
     pub(super) nth: [u8; PROCESSES],
     /// Whether allocations are made to fail.
     pub(super) injects: bool,
+    /// Whether what is mapped may not be known.
+    unsure: bool,
     /// Whether a device may hold pages, which are huge there unseen.
     devices: bool,
     shows: &'a Shows,
 }
 
 impl<'a> Thinker<'a> {
-    /// Before the first step.
-    pub fn new(program: &Program, shows: &'a Shows) -> Self {
+    /// Before the first step. `races`: some steps will.
+    pub fn new(program: &Program, shows: &'a Shows, races: bool) -> Self {
         let any = |wanted: fn(&Op) -> bool| program.steps.iter().any(|step| wanted(&step.op));
+        let injects = any(|op| matches!(op, Op::Fail { .. }));
         let mut model = Model::boxed();
         model.start();
         Self {
             model,
             stored: Vec::new(),
             nth: [0; PROCESSES],
-            injects: any(|op| matches!(op, Op::Fail { .. })),
+            injects,
+            unsure: injects || races,
             devices: any(|op| matches!(op, Op::Device { .. })),
             shows,
         }
     }
 
+    /// The steps of a racing block. The model is brought to where they end one after
+    /// another; of the pages that they change, nothing is known any more.
+    pub fn block(&mut self, program: &Program, block: Range<usize>) -> (RacingBlock, Vec<Entry>) {
+        let racer = Racer::new(program, &self.model, block.start, block.end);
+        let mut told = racer.steps();
+        let rests = racer.rests();
+        let entries = block.clone().map(|index| {
+            let mut entry = Entry::of(&program.steps[index]);
+            let place = told.iter().position(|(number, _)| *number == index);
+            match place {
+                Some(place) => entry.racing = Some(told.swap_remove(place).1),
+                None => entry.left_out = Some("does not race here"),
+            }
+            entry
+        });
+        let entries = entries.collect();
+        let carried = block.clone().filter(|index| racer.carries(*index));
+        let carried: Vec<Step> = carried.map(|index| program.steps[index]).collect();
+        for step in &carried {
+            self.model.assume(step);
+        }
+        for who in 0..PROCESSES {
+            self.model.forget_locks(who);
+        }
+        let block = RacingBlock {
+            first: block.start,
+            end: block.end,
+            rests,
+        };
+        (block, entries)
+    }
+
     /// The next step; the model is brought past it.
     pub fn entry(&mut self, index: usize, step: &Step) -> Entry {
         let who = step.process.index();
-        let mut entry = Entry {
-            name: text::step(step),
-            step: *step,
-            left_out: None,
-            nth: 0,
-            runs: Vec::new(),
-            kept: Vec::new(),
-            splits: None,
-            exclusive: false,
-            checks: Vec::new(),
-        };
+        let mut entry = Entry::of(step);
         if self.model.skips(step) {
             entry.left_out = Some("what it needs is not there");
             return entry;
@@ -75,7 +103,7 @@ impl<'a> Thinker<'a> {
         entry.exclusive = self.exclusive(who, step);
         let late = self.accessed(index, step, &mut entry);
         entry.checks.extend(late);
-        if self.injects {
+        if self.unsure {
             entry.checks.splice(..0, settled(step));
         }
         if let Op::Mremap { at, len, .. } | Op::Munmap { at, len } | Op::Mprotect { at, len, .. } =

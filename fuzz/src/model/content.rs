@@ -154,6 +154,12 @@ impl Block<'_> {
         found
     }
 
+    /// Whether the content of a page may have come to it from another one.
+    pub fn comes_from_elsewhere(&self, node: Node) -> bool {
+        let sources = self.sources(node);
+        sources.more || sources.count > 1
+    }
+
     /// All places between which the page that is at `node` may have moved, if
     /// it is certain that there is one such page and that it is never lost: then
     /// every store to any of the places went to it. For a shared page, all
