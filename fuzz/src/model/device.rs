@@ -75,10 +75,15 @@ impl Model {
         }) && (0..PROCESSES).all(|who| self.spliced(who) == 0)
     }
 
-    /// Whether a CPU could do the same with every page of the range.
+    /// Whether a CPU could do the same with every page of the range, and nobody has to answer a fault of it: a device
+    /// does not wait for that (`hmm_do_fault()` without FAULT_FLAG_ALLOW_RETRY), and may have stored a part by then.
     pub fn all_done(&self, who: usize, at: Addr, len: Len, store: bool) -> bool {
+        let answered = Flags::MISSING.with(Flags::MINOR).with(Flags::RWP);
         let end = (at.page() + len.pages()).min(PAGES);
-        (at.page()..end).all(|page| self.kernel_effect(who, page, store) == Effect::Done)
+        (at.page()..end).all(|page| {
+            self.kernel_effect(who, page, store) == Effect::Done
+                && !self.processes[who].pages[page].flags.any(answered)
+        })
     }
 
     /// A device stored the stamp, or did not get as far: of the rest of the page

@@ -2,7 +2,7 @@
 //! Rules of userfaultfd, device memory and debugger's accesses, one by one.
 
 use super::*;
-use crate::program::Step;
+use crate::program::{Addr, Len, Step};
 use crate::text;
 
 pub(super) const BASE: &str =
@@ -267,6 +267,16 @@ fn a_killed_process_is_gone() {
         run("p0 mmap at=0.0 len=2 prot=rw backing=anon\np0 fork child=p1\np0 kill peer=p1\n");
     assert!(!model.alive(1));
     assert!(model.alive(0));
+}
+
+#[test]
+fn a_device_does_not_touch_what_somebody_has_to_answer_for() {
+    let watched = run(
+        "p0 mmap at=0.0 len=8 prot=rw backing=anon\np0 uffd-watch at=0.4 len=4 track=async kind=missing\n",
+    );
+    assert!(watched.all_done(0, Addr(0), Len(4), true));
+    assert!(!watched.all_done(0, Addr(0), Len(5), true));
+    assert!(!watched.all_done(0, Addr(0), Len(5), false));
 }
 
 #[test]
