@@ -21,6 +21,7 @@ pub mod gup;
 pub mod hinting;
 pub mod hmm;
 pub mod iomem;
+pub mod ksm;
 pub mod kthread;
 pub mod loopdev;
 pub mod mapping;

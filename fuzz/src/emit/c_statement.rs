@@ -6,8 +6,8 @@ use super::call::Call;
 use super::listing::Entry;
 use super::{Run, cut, limits};
 use crate::program::{
-    Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
-    Op, Prot, Pulse, Spawn, Switch, Track, Watch,
+    Addr, Advice, Backing, Break, DEVICE_PAGES, Device, Fill, Len, Mirror, Move, Node, Op, Prot,
+    Pulse, Setting, Spawn, Switch, Track, Watch,
 };
 
 const REGISTER: &str = "0xc020aa00 /* UFFDIO_REGISTER */";
@@ -74,7 +74,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::Fork { child } => format!("spawn({});", child.0),
         Op::Exit {} => "leave();".to_owned(),
         Op::ClearRefs { what } => {
-            let value = if what == Clear::SoftDirty { 4 } else { 1 };
+            let value = what.number();
             format!("say(put(\"/proc/self/clear_refs\", \"{value}\"));")
         }
         Op::UffdRegister { at, len, track } => {
@@ -197,14 +197,9 @@ pub fn statements(entry: &Entry) -> Vec<String> {
             format!("say(limit(\"{max}\", \"{high}\"));")
         }
         Op::Knob { knob } => {
-            let (sizes, name, value) = match knob {
-                Knob::SizesNone => (0, "", ""),
-                Knob::SizesSmall => (4, "", ""),
-                Knob::SizesAll => (7, "", ""),
-                Knob::PtesNone0 => (-1, "max_ptes_none", "0"),
-                Knob::PtesNone511 => (-1, "max_ptes_none", "511"),
-                Knob::PtesSwap0 => (-1, "max_ptes_swap", "0"),
-                Knob::PtesShared0 => (-1, "max_ptes_shared", "0"),
+            let (sizes, name, value) = match knob.setting() {
+                Setting::Sizes(count) => (count as i32, "", ""),
+                Setting::File(name, value) => (-1, name, value),
             };
             format!("knob({sizes}, \"{name}\", \"{value}\");")
         }
@@ -219,8 +214,9 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         }
         Op::ScanProtect { at, len } => format!("say(scan_protect({}, {}));", at.0, cut(at, len)),
         Op::System {
-            pulse: Pulse::Split,
-        } => "say(split_arena());".to_owned(),
+            pulse: pulse @ (Pulse::Split | Pulse::Split4 | Pulse::Split64),
+        } => format!("say(split_arena({}));", pulse.split_order().unwrap_or(0)),
+        Op::System { pulse: Pulse::Ksm } => "say(ksm_passes());".to_owned(),
         Op::System {
             pulse: Pulse::Compact,
         } => put("/proc/sys/vm/compact_memory", 1),

@@ -7,8 +7,8 @@ use super::listing::Entry;
 use super::{cut, limits};
 use crate::model::{MAX_BUFFERED, MAX_PINNED, Model};
 use crate::program::{
-    Addr, Advice, Backing, Break, Clear, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node,
-    Op, Prot, Pulse, Spawn, Switch, Track, Watch,
+    Addr, Advice, Backing, Break, DEVICE_PAGES, Device, Fill, Knob, Len, Mirror, Move, Node, Op,
+    Prot, Pulse, Setting, Spawn, Switch, Track, Watch,
 };
 
 /// The statements of a step.
@@ -88,10 +88,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
             format!("p.start_another({vfork});")
         }
         Op::ClearRefs { what } => {
-            let value = match what {
-                Clear::SoftDirty => 4,
-                Clear::Referenced => 1,
-            };
+            let value = what.number();
             format!("p.put(\"/proc/self/clear_refs\", \"{value}\");")
         }
         Op::UffdRegister { at, len, track } => ranged_and("uffd_register", at, len, sigbus(track)),
@@ -150,7 +147,10 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         }
         Op::Knob { knob } => turn(knob),
         Op::System { pulse } => match pulse {
-            Pulse::Split => "p.split_arena();",
+            Pulse::Split => "p.split_arena(0);",
+            Pulse::Split4 => "p.split_arena(2);",
+            Pulse::Split64 => "p.split_arena(6);",
+            Pulse::Ksm => "p.ksm_passes();",
             Pulse::Compact => "p.put(\"/proc/sys/vm/compact_memory\", \"1\");",
             Pulse::Shrink => "p.put(\"/proc/sys/vm/drop_caches\", \"2\");",
             Pulse::Khugepaged => "p.khugepaged_pass();",
@@ -206,16 +206,10 @@ fn place(at: Addr, len: Len, node: Node) -> String {
 }
 
 fn turn(knob: Knob) -> String {
-    let (name, value) = match knob {
-        Knob::SizesNone => return "p.sizes(0);".to_owned(),
-        Knob::SizesSmall => return "p.sizes(4);".to_owned(),
-        Knob::SizesAll => return "p.sizes(7);".to_owned(),
-        Knob::PtesNone0 => ("max_ptes_none", 0),
-        Knob::PtesNone511 => ("max_ptes_none", 511),
-        Knob::PtesSwap0 => ("max_ptes_swap", 0),
-        Knob::PtesShared0 => ("max_ptes_shared", 0),
-    };
-    format!("p.khugepaged_knob(\"{name}\", \"{value}\");")
+    match knob.setting() {
+        Setting::Sizes(count) => format!("p.sizes({count});"),
+        Setting::File(name, value) => format!("p.knob(\"{name}\", \"{value}\");"),
+    }
 }
 
 fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -> Vec<String> {

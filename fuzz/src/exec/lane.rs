@@ -22,9 +22,7 @@ use crate::model::content::Threads;
 use crate::model::race::controls;
 use crate::model::{Facts, Model};
 use crate::program::race::LANES;
-use crate::program::{
-    Addr, Advice, Clear, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step,
-};
+use crate::program::{Addr, Advice, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step};
 
 /// A block that takes longer is not repeated any more; each step is carried
 /// out once all the same.
@@ -305,10 +303,7 @@ impl<'a> Lane<'a> {
                 self.ground.setup.rally.set_doomed(me);
                 sys::exit(0)
             }
-            Op::ClearRefs { what } => process::write_to(
-                "/proc/self/clear_refs",
-                if what == Clear::SoftDirty { "4" } else { "1" },
-            ),
+            Op::ClearRefs { what } => process::write_to("/proc/self/clear_refs", what.number()),
             Op::UffdRegister { at, len, .. } => self.tracked(|t| t.register(at, len)),
             Op::UffdUnregister { at, len } => self.tracked(|t| t.unregister(at, len)),
             Op::UffdProtect { at, len } => self.tracked(|t| t.protect(at, len, true)),
@@ -472,6 +467,6 @@ fn pulsate(pulse: Pulse) -> i32 {
             result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
         }
         // not in racing blocks (`model::race::refuses`)
-        Pulse::Khugepaged | Pulse::Reclaim | Pulse::Swapoff | Pulse::Numa => libc::EINVAL,
+        _ => libc::EINVAL,
     }
 }

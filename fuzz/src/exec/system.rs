@@ -6,11 +6,11 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
-use selftests::hinting;
+use selftests::{hinting, ksm};
 
 use super::process::Process;
 use super::sys;
-use crate::program::{Knob, PAGES, Pulse};
+use crate::program::{Knob, PAGES, Pulse, Setting};
 
 const THP: &str = "/sys/kernel/mm/transparent_hugepage";
 /// The group of all processes of programs, made by the session.
@@ -32,11 +32,13 @@ impl Process<'_> {
         match pulse {
             Pulse::Compact => sys::compact(),
             Pulse::Shrink => write_to("/proc/sys/vm/drop_caches", "2"),
-            Pulse::Split => {
+            Pulse::Split | Pulse::Split4 | Pulse::Split64 => {
                 let (start, end) = (sys::address(0), sys::address(PAGES));
-                let request = format!("{},{start:#x},{end:#x}", std::process::id());
+                let order = pulse.split_order().unwrap_or(0);
+                let request = format!("{},{start:#x},{end:#x},{order}", std::process::id());
                 write_to("/sys/kernel/debug/split_huge_pages", &request)
             }
+            Pulse::Ksm => ksm::passes().map_or_else(|errno| errno as i32, |()| 0),
             Pulse::Khugepaged => khugepaged_pass(),
             Pulse::Reclaim => write_to(&format!("{CGROUP}/memory.reclaim"), RECLAIM),
             Pulse::Swapoff => swap_off_and_on(),
@@ -47,14 +49,9 @@ impl Process<'_> {
 
 /// Turns a knob. Returns 0 or an errno.
 pub fn turn(knob: Knob) -> i32 {
-    match knob {
-        Knob::SizesNone => set_sizes(&[]),
-        Knob::SizesSmall => set_sizes(&SIZES[..4]),
-        Knob::SizesAll => set_sizes(&SIZES),
-        Knob::PtesNone0 => set_khugepaged("max_ptes_none", "0"),
-        Knob::PtesNone511 => set_khugepaged("max_ptes_none", "511"),
-        Knob::PtesSwap0 => set_khugepaged("max_ptes_swap", "0"),
-        Knob::PtesShared0 => set_khugepaged("max_ptes_shared", "0"),
+    match knob.setting() {
+        Setting::Sizes(count) => set_sizes(&SIZES[..count]),
+        Setting::File(name, value) => write_to(&format!("{THP}/{name}"), value),
     }
 }
 
@@ -64,6 +61,13 @@ pub fn turn_back() {
     set_khugepaged("max_ptes_none", "511");
     set_khugepaged("max_ptes_swap", "64");
     set_khugepaged("max_ptes_shared", "256");
+    for (name, value) in [
+        ("defrag", "madvise"),
+        ("use_zero_page", "1"),
+        ("shrink_underused", "1"),
+    ] {
+        write_to(&format!("{THP}/{name}"), value);
+    }
 }
 
 fn set_khugepaged(name: &str, value: &str) -> i32 {

@@ -70,6 +70,14 @@ choices! {
         PtesSwap0 "ptes-swap-0" 1,
         /// khugepaged leaves shared pages alone.
         PtesShared0 "ptes-shared-0" 1,
+        /// A fault reclaims and compacts for a huge page.
+        DefragAlways "defrag-always" 1,
+        /// It never does.
+        DefragNever "defrag-never" 1,
+        /// Loads of what is not there get no huge page of zeros.
+        ZeroPageOff "zero-page-off" 2,
+        /// Huge pages that are mostly zeros stay whole.
+        UnderusedOff "underused-off" 1,
     }
     /// What the memory cgroup of a program allows.
     Room {
@@ -107,5 +115,33 @@ choices! {
         SoftDirty "soft-dirty" 2,
         /// PAGE_IS_GUARD
         Guard "guard" 1,
+    }
+}
+
+/// What a knob is set to, below `/sys/kernel/mm/transparent_hugepage`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// So many sizes below PMD are on, the smallest first.
+    Sizes(usize),
+    /// A file, and its value.
+    File(&'static str, &'static str),
+}
+
+impl Knob {
+    /// What it does.
+    pub fn setting(self) -> Setting {
+        match self {
+            Self::SizesNone => Setting::Sizes(0),
+            Self::SizesSmall => Setting::Sizes(4),
+            Self::SizesAll => Setting::Sizes(7),
+            Self::PtesNone0 => Setting::File("khugepaged/max_ptes_none", "0"),
+            Self::PtesNone511 => Setting::File("khugepaged/max_ptes_none", "511"),
+            Self::PtesSwap0 => Setting::File("khugepaged/max_ptes_swap", "0"),
+            Self::PtesShared0 => Setting::File("khugepaged/max_ptes_shared", "0"),
+            Self::DefragAlways => Setting::File("defrag", "always"),
+            Self::DefragNever => Setting::File("defrag", "never"),
+            Self::ZeroPageOff => Setting::File("use_zero_page", "0"),
+            Self::UnderusedOff => Setting::File("shrink_underused", "0"),
+        }
     }
 }

@@ -10,7 +10,7 @@ mod op;
 pub mod race;
 
 pub use arg::{Addr, Arg, Context, Len, Nth, Proc};
-pub use choice::{Category, Fill, Knob, Look, Room, Spawn, Switch, Via, Watch};
+pub use choice::{Category, Fill, Knob, Look, Room, Setting, Spawn, Switch, Via, Watch};
 pub use named::{
     Access, Advice, Backing, Break, Clear, Device, Mirror, Move, Node, Prot, Pulse, Track,
 };

@@ -154,6 +154,8 @@ choices! {
     Clear {
         /// Accessed bits of all pages (1).
         Referenced "referenced" 1,
+        /// The same of files and shared memory alone (3).
+        Mapped "mapped" 1,
         /// Soft-dirty bits (4).
         SoftDirty "soft-dirty" 4,
     }
@@ -228,6 +230,12 @@ choices! {
         Shrink "shrink" 1,
         /// debugfs `split_huge_pages` over the arena of the process.
         Split "split" 8,
+        /// The same, into folios of 4 pages.
+        Split4 "split-4" 2,
+        /// The same, into folios of 64 pages.
+        Split64 "split-64" 2,
+        /// Passes of KSM over all memory that is registered for it.
+        Ksm "ksm" 2,
         /// One pass of khugepaged over all processes.
         Khugepaged "khugepaged" 4,
         /// `memory.reclaim` of the group of all processes.
@@ -236,5 +244,28 @@ choices! {
         Swapoff "swapoff" 1,
         /// NUMA balancing closes the memory of the process, so that the next access tells who uses it.
         Numa "numa" 3,
+    }
+}
+
+impl Pulse {
+    /// The order into which debugfs splits huge pages.
+    pub fn split_order(self) -> Option<u32> {
+        match self {
+            Self::Split => Some(0),
+            Self::Split4 => Some(2),
+            Self::Split64 => Some(6),
+            _ => None,
+        }
+    }
+}
+
+impl Clear {
+    /// What is written.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::Referenced => "1",
+            Self::Mapped => "3",
+            Self::SoftDirty => "4",
+        }
     }
 }

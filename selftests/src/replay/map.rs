@@ -188,10 +188,11 @@ impl Process {
         self.say(result.map_err(errno));
     }
 
-    /// debugfs `split_huge_pages` over the whole arena.
-    pub fn split_arena(&mut self) {
+    /// debugfs `split_huge_pages` over the whole arena, into folios of that order.
+    pub fn split_arena(&mut self, order: u32) {
         let all = self.range(0, PAGES);
-        let text = format!("{},{:#x},{:#x}", std::process::id(), all.start, all.end);
+        let pid = std::process::id();
+        let text = format!("{pid},{:#x},{:#x},{order}", all.start, all.end);
         self.put("/sys/kernel/debug/split_huge_pages", &text);
     }
 }

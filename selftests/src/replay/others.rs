@@ -168,8 +168,18 @@ impl Process {
     }
 
     /// A file of khugepaged's.
-    pub fn khugepaged_knob(&mut self, name: &str, value: &str) {
+    fn khugepaged_knob(&mut self, name: &str, value: &str) {
         self.put(&format!("{THP}/khugepaged/{name}"), value);
+    }
+
+    /// A file of the settings of huge pages.
+    pub fn knob(&mut self, name: &str, value: &str) {
+        self.put(&format!("{THP}/{name}"), value);
+    }
+
+    /// Passes of KSM over all memory that is registered for it.
+    pub fn ksm_passes(&mut self) {
+        self.say(crate::ksm::passes());
     }
 
     /// One pass of khugepaged over all processes.
