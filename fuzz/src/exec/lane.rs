@@ -5,15 +5,15 @@
 //! Between its start and its end a thread allocates nothing: another one may
 //! fork, and a lock of the allocator that is held then stays so in the child.
 
-use std::fs::{File, OpenOptions};
-use std::io::Write;
+mod perform;
+
+use std::fs::File;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::hold::{self, Scratch};
+use super::hold::Scratch;
 use super::lane_access::Wrong;
-use super::mirror;
-use super::process::{self, Process, Setup};
+use super::process::{self, Setup};
 use super::rally::control;
 use super::sys;
 use super::track::Tracker;
@@ -22,7 +22,7 @@ use crate::model::content::Threads;
 use crate::model::race::controls;
 use crate::model::{Facts, Model};
 use crate::program::race::LANES;
-use crate::program::{Addr, Advice, Device, Len, Mirror, Op, PAGES, Proc, Pulse, Schedule, Step};
+use crate::program::{Addr, Len, Op, PAGES, Schedule, Step};
 
 /// A block that takes longer is not repeated any more; each step is carried
 /// out once all the same.
@@ -248,136 +248,6 @@ impl<'a> Lane<'a> {
         }
     }
 
-    fn perform(&mut self, at: usize, step: &Step, last: bool) -> Result<i32, Wrong> {
-        let me = self.ground.me;
-        let file = self.ground.setup.file;
-        Ok(match step.op {
-            Op::Mmap {
-                at,
-                len,
-                prot,
-                backing,
-            } => sys::mmap(at, len, prot, backing, file),
-            Op::Munmap { at, len } => sys::munmap(at, len),
-            Op::Mprotect { at, len, prot } => sys::mprotect(at, len, prot),
-            Op::Mremap {
-                at,
-                len,
-                to,
-                new,
-                how,
-            } => sys::mremap(at, len, to, new, how),
-            Op::Madvise { at, len, advice } => match sys::madvise(at, len, advice) {
-                libc::EFAULT if advice == Advice::Collapse => libc::EINVAL,
-                result => result,
-            },
-            Op::Mlock { at, len } => sys::mlock(at, len, false),
-            Op::MlockOnfault { at, len } => sys::mlock(at, len, true),
-            Op::Munlock { at, len } => sys::munlock(at, len),
-            Op::Read { at: first, len } => {
-                for page in first.page()..(first.page() + len.pages()).min(PAGES) {
-                    self.load(page, self.storing[at][page - first.page()])?;
-                }
-                0
-            }
-            Op::Write { at, len } => {
-                for page in at.page()..(at.page() + len.pages()).min(PAGES) {
-                    self.store(page)?;
-                }
-                0
-            }
-            Op::Remote {
-                peer,
-                at: first,
-                len,
-                access,
-            } => {
-                for page in first.page()..(first.page() + len.pages()).min(PAGES) {
-                    let storing = self.storing[at][page - first.page()];
-                    self.remote(peer.index(), page, access, storing)?;
-                }
-                0
-            }
-            Op::Fork { child } => self.fork(child, last),
-            Op::Exit {} => {
-                self.ground.setup.rally.set_doomed(me);
-                sys::exit(0)
-            }
-            Op::ClearRefs { what } => process::write_to("/proc/self/clear_refs", what.number()),
-            Op::UffdRegister { at, len, .. } => self.tracked(|t| t.register(at, len)),
-            Op::UffdUnregister { at, len } => self.tracked(|t| t.unregister(at, len)),
-            Op::UffdProtect { at, len } => self.tracked(|t| t.protect(at, len, true)),
-            Op::UffdUnprotect { at, len } => self.tracked(|t| t.protect(at, len, false)),
-            Op::Device {
-                mirror,
-                what,
-                at,
-                len,
-            } => self.device(mirror, what, at, len),
-            Op::Pin { at, len } => self.pin(at, len),
-            Op::Unpin {} => self.unpin(),
-            Op::Place { at, len, node } => hold::place_with(at, len, node, &mut self.scratch),
-            Op::ScanProtect { at, len } => match &self.pagemap {
-                Some(file) => hold::scan_protect(file, at, len),
-                None => libc::EINVAL,
-            },
-            Op::System { pulse } => pulsate(pulse),
-            // what does not race is not carried out
-            _ => 0,
-        })
-    }
-
-    /// Forks. All but the last child end at once; that one goes on with the program.
-    fn fork(&mut self, child: Proc, last: bool) -> i32 {
-        let setup = self.ground.setup;
-        if !last {
-            return sys::fork_and_reap();
-        }
-        match sys::fork_sibling() {
-            0 => {
-                setup
-                    .board
-                    .set_pid(child.index(), std::process::id() as i32);
-                Process::run_forked(setup, child.index())
-            }
-            pid if pid > 0 => {
-                setup.board.set_pid(child.index(), pid);
-                0
-            }
-            error => -error,
-        }
-    }
-
-    fn tracked(&self, f: impl Fn(&Tracker) -> i32) -> i32 {
-        self.ground.tracker.map_or(libc::EINVAL, f)
-    }
-
-    fn device(&mut self, mirror: Mirror, what: Device, at: Addr, len: Len) -> i32 {
-        let pages = len.pages().min(PAGES - at.page());
-        match self.ground.mirrors[mirror::index(mirror)] {
-            Some(file) => mirror::race(file, what, at, pages, &mut self.buffer),
-            None => libc::ENODEV,
-        }
-    }
-
-    /// A pin of this thread, given up at the end of the block.
-    fn pin(&mut self, at: Addr, len: Len) -> i32 {
-        self.unpin();
-        match hold::start_pin(at, len) {
-            Ok((file, _)) => {
-                self.pin = Some(file);
-                0
-            }
-            Err(errno) => errno,
-        }
-    }
-
-    fn unpin(&mut self) -> i32 {
-        self.pin
-            .take()
-            .map_or(libc::EINVAL, |file| hold::stop_pin(&file))
-    }
-
     fn keep_coverage(&self, round: usize) {
         let Some(trace) = &self.trace else { return };
         if round >= TRACED_ROUNDS && !round.is_multiple_of(8) {
@@ -443,30 +313,5 @@ fn stay_on(program: bool) {
         let mut set = std::mem::zeroed();
         libc::CPU_SET(0, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
-    }
-}
-
-fn pulsate(pulse: Pulse) -> i32 {
-    match pulse {
-        Pulse::Compact => sys::compact(),
-        Pulse::Shrink => process::write_to("/proc/sys/vm/drop_caches", "2"),
-        Pulse::Split => {
-            let (start, end) = (sys::address(0), sys::address(PAGES));
-            let mut text = [0u8; 96];
-            let mut rest = &mut text[..];
-            let written = write!(rest, "{},{start:#x},{end:#x}", std::process::id());
-            let left = rest.len();
-            if written.is_err() {
-                return libc::EINVAL;
-            }
-            let file = OpenOptions::new()
-                .write(true)
-                .open("/sys/kernel/debug/split_huge_pages");
-            let count = text.len() - left;
-            let result = file.and_then(|mut file| file.write_all(&text[..count]));
-            result.map_or_else(|error| error.raw_os_error().unwrap_or(libc::EIO), |()| 0)
-        }
-        // not in racing blocks (`model::race::refuses`)
-        _ => libc::EINVAL,
     }
 }

@@ -7,11 +7,15 @@
 //! in it, also of operations that are not atomic over their range. What a page
 //! may contain depends on when stores were done; see `history`.
 
+mod admit;
+
+use admit::changes;
+pub use admit::{controls, refuses};
+
 use super::page::{Flags, Page};
 use super::{Model, OBJECTS};
 use crate::program::{
-    Access, Addr, Advice, Backing, Device, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Pulse,
-    Step,
+    Access, Addr, Advice, Backing, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Step,
 };
 
 /// What one page may be.
@@ -305,18 +309,6 @@ pub fn same_shared(a: &Page, b: &Page) -> bool {
         && (a.object, a.offset) == (b.object, b.offset)
 }
 
-/// Whether the operation changes what is known of the pages of its range.
-fn changes(op: &Op) -> bool {
-    match op {
-        Op::Device { .. } | Op::Place { .. } | Op::Read { .. } | Op::Remote { .. } => false,
-        Op::Madvise { advice, .. } => !matches!(
-            advice,
-            Advice::Cold | Advice::Pageout | Advice::Collapse | Advice::PopulateRead
-        ),
-        _ => true,
-    }
-}
-
 fn prot_flags(prot: Prot) -> Flags {
     match prot {
         Prot::None => Flags(0),
@@ -393,96 +385,5 @@ fn advise(page: &mut Possible, advice: Advice) {
         Advice::Dontfork => page.may_set(Flags::DONTFORK),
         Advice::Dofork => page.may_clear(Flags::DONTFORK),
         _ => {}
-    }
-}
-
-/// Whether the step is not carried out in a racing block: what it does could
-/// not be told afterwards, or the driver would not survive it.
-pub fn refuses(model: &Model, step: &Step) -> bool {
-    let who = step.process.index();
-    if model.beyond_races() {
-        return true;
-    }
-    match step.op {
-        Op::Mmap { backing, .. } => !matches!(backing, Backing::Anon | Backing::File),
-        // a driver that is asked for a page that leaves at that moment oopses
-        Op::Device { what, .. } => !matches!(
-            what,
-            Device::ToDev
-                | Device::ToDevFail
-                | Device::ToSys
-                | Device::ToSysFail
-                | Device::Snapshot
-        ),
-        Op::Madvise { advice, .. } => matches!(
-            advice,
-            Advice::Mergeable | Advice::Unmergeable | Advice::SoftOffline | Advice::Hwpoison
-        ),
-        Op::Mremap {
-            at,
-            len,
-            to,
-            new,
-            how,
-        } => {
-            let shared = |first: usize| {
-                let pages = &model.pages(who)[first..first + len.pages()];
-                pages.iter().any(|page| page.flags.has(Flags::SHARED))
-            };
-            how == Move::Inplace || len != new || shared(at.page()) || shared(to.page())
-        }
-        Op::UffdRegister { .. } => model.tracking(who).is_none(),
-        Op::Munmap { .. }
-        | Op::Mprotect { .. }
-        | Op::Mlock { .. }
-        | Op::MlockOnfault { .. }
-        | Op::Munlock { .. }
-        | Op::Read { .. }
-        | Op::Write { .. }
-        | Op::Fork { .. }
-        | Op::Exit {}
-        | Op::ClearRefs { .. }
-        | Op::UffdUnregister { .. }
-        | Op::UffdProtect { .. }
-        | Op::UffdUnprotect { .. }
-        | Op::System {
-            pulse: Pulse::Compact | Pulse::Shrink | Pulse::Split,
-        }
-        | Op::Remote { .. }
-        | Op::Pin { .. }
-        | Op::Unpin {}
-        | Op::Place { .. }
-        | Op::ScanProtect { .. } => false,
-        // what is not known here does not race
-        _ => true,
-    }
-}
-
-/// Whether the operation changes areas, so that a lane that alone has such
-/// operations knows what is mapped.
-pub fn controls(op: &Op) -> bool {
-    match op {
-        Op::Mmap { .. }
-        | Op::Munmap { .. }
-        | Op::Mprotect { .. }
-        | Op::Mremap { .. }
-        | Op::Mlock { .. }
-        | Op::MlockOnfault { .. }
-        | Op::Munlock { .. }
-        | Op::UffdRegister { .. }
-        | Op::UffdUnregister { .. } => true,
-        Op::Madvise { advice, .. } => !matches!(
-            advice,
-            Advice::Dontneed
-                | Advice::DontneedLocked
-                | Advice::Free
-                | Advice::Cold
-                | Advice::Pageout
-                | Advice::Collapse
-                | Advice::PopulateRead
-                | Advice::PopulateWrite
-                | Advice::Remove
-        ),
-        _ => false,
     }
 }
