@@ -142,6 +142,7 @@ const WEIGHTS: &[(&str, [u16; 4])] = &[
     ("uffd-fill", [3, 1, 1, 0]),
     ("uffd-move", [5, 2, 2, 0]),
     ("uffd-close", [4, 2, 2, 0]),
+    ("uffd-mode", [1, 1, 1, 0]),
     ("splice", [2, 2, 1, 1]),
     ("drain", [1, 1, 1, 1]),
     ("direct", [2, 2, 1, 0]),

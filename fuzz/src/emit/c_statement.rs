@@ -115,6 +115,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
         Op::UffdMove { at, len, to } => {
             format!("need(uffd_move({}, {}, {}));", at.0, cut(at, len), to.0)
         }
+        Op::UffdMode { on } => format!("need(uffd_mode({}));", u8::from(on == Switch::On)),
         Op::UffdClose { at, len, on } => {
             let mode = u8::from(on == Switch::On);
             let count = cut(at, len);

@@ -109,6 +109,7 @@ pub fn statements(entry: &Entry) -> Vec<String> {
             ranged_and("uffd_watch", at, len, &more)
         }
         Op::UffdMove { at, len, to } => ranged_and("uffd_move", at, len, &to.0.to_string()),
+        Op::UffdMode { on } => format!("p.uffd_mode({});", switch(on)),
         Op::UffdClose { at, len, on } => ranged_and("uffd_close", at, len, switch(on)),
         Op::UffdUnregister { at, len } => ranged("uffd_unregister", at, len),
         Op::UffdProtect { at, len } => ranged_and("uffd_protect", at, len, "true"),

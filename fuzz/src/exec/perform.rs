@@ -80,6 +80,7 @@ impl Process<'_> {
             } => self.track(track, |tracker| tracker.watch(at, len, kind)),
             Op::UffdFill { at, len, how } => self.fill(at, len, how),
             Op::UffdMove { at, len, to } => self.shift(at, len, to),
+            Op::UffdMode { on } => self.tracked(|tracker| tracker.opens(on)),
             Op::UffdClose { at, len, on } => self.tracked(|tracker| tracker.close(at, len, on)),
             Op::Device {
                 mirror,

@@ -17,6 +17,7 @@ const WRITEPROTECT: u64 = 0xc018_aa06;
 const CONTINUE: u64 = 0xc020_aa07;
 const POISON: u64 = 0xc020_aa08;
 const RWPROTECT: u64 = 0xc018_aa09;
+const SET_MODE: u64 = 0x4010_aa0a;
 
 const EVENT_REMAP: u64 = 1 << 2;
 const MISSING_SHMEM: u64 = 1 << 5;
@@ -103,6 +104,15 @@ impl Tracker {
         let [start, bytes] = range(at, len);
         let mut argument = [start, bytes, u64::from(on == Switch::On)];
         outcome(request(&self.0, RWPROTECT, &mut argument))
+    }
+
+    /// UFFDIO_SET_MODE: whether the kernel opens closed pages by itself. Returns 0 or an errno.
+    pub fn opens(&self, on: Switch) -> i32 {
+        let mut modes = match on {
+            Switch::On => [RWP_ASYNC, 0],
+            Switch::Off => [0, RWP_ASYNC],
+        };
+        outcome(request(&self.0, SET_MODE, &mut modes))
     }
 
     /// Fills the pages at `at`, from `content` where that is needed: 0 or an errno,

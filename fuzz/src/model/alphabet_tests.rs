@@ -110,3 +110,19 @@ fn failed_memory_is_gone_for_who_lost_it_and_perhaps_for_those_who_shared_it() {
     busy.assume(&step("p0 madvise at=0.0 len=512 advice=dontneed"));
     assert_eq!(busy.effect(0, 7, false), Effect::Done);
 }
+
+#[test]
+fn closed_pages_refuse_unless_the_kernel_opens_them() {
+    let source = format!(
+        "{BASE}p0 uffd-watch at=0.0 len=512 track=sigbus kind=rwp\np0 uffd-close at=0.0 len=512 on=on\n"
+    );
+    let effect = |more: &str| run(&format!("{source}{more}")).effect(0, 3, false);
+    assert_eq!(effect(""), Effect::Bus);
+    assert_eq!(effect("p0 uffd-mode on=on\n"), Effect::Done);
+    assert_eq!(
+        effect("p0 uffd-mode on=on\np0 uffd-mode on=off\n"),
+        Effect::Bus
+    );
+    let other = "p0 uffd-watch at=0.0 len=1 track=async kind=rwp\n";
+    assert!(run(&format!("{BASE}{other}")).skips(&step("p0 uffd-mode on=on")));
+}

@@ -44,6 +44,7 @@ impl Model {
             Op::UffdMove { at, len, to } => {
                 self.processes[who].uffd == 0 || self.refuses_uffd_move(at, len, to)
             }
+            Op::UffdMode { .. } => self.processes[who].uffd != 2,
             Op::UffdUnregister { .. }
             | Op::UffdProtect { .. }
             | Op::UffdUnprotect { .. }
@@ -143,6 +144,7 @@ impl Model {
             } => self.uffd_watch(who, at, len, (track, kind), got),
             Op::UffdFill { at, len, how } => self.uffd_fill(who, at, len, how, got, facts),
             Op::UffdMove { at, len, to } => self.uffd_move(who, (at, len, to), got, facts),
+            Op::UffdMode { on } => self.uffd_mode(who, on, got),
             Op::UffdClose { at, len, on } => self.uffd_close(who, (at, len), on, got),
             Op::Device { what, at, len, .. } => self.device(who, at, len, what, got),
             Op::Pin { at, len } => self.pin(who, at, len, got),

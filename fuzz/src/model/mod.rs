@@ -132,6 +132,8 @@ pub struct Process {
     alive: bool,
     /// 0 without userfaultfd, 1 asynchronous, 2 SIGBUS.
     uffd: u8,
+    /// The kernel opens closed pages by itself, whatever the kind.
+    opens: bool,
     /// How much is locked is not determined.
     lock_unsure: bool,
     /// It holds a pin, on whatever it had mapped then.
@@ -276,7 +278,8 @@ impl Model {
             let over = page.flags.has(Flags::SHARED) && offset < limit.next_multiple_of(SLOT_PAGES);
             return if over { Effect::DoneOrBus } else { Effect::Bus };
         }
-        let closed = page.flags.has(Flags::RWP) || store && page.flags.has(Flags::TRACKED);
+        let closed =
+            page.flags.has(Flags::RWP) && !owner.opens || store && page.flags.has(Flags::TRACKED);
         if owner.uffd == 2 && closed && (page.private_anon() || !page.flags.has(Flags::RWP)) {
             if page.flags.has(Flags::PROTECTED_UNSURE) {
                 return Effect::DoneOrBus;

@@ -10,6 +10,7 @@ impl Process {
         self.pages.fill(Page::default());
         self.alive = false;
         self.uffd = 0;
+        self.opens = false;
         self.lock_unsure = false;
         self.pinning = false;
         self.buffer = (0, 0);
@@ -26,6 +27,7 @@ impl Model {
             let [parent, child] = self.pair(who, child);
             child.alive = true;
             child.uffd = 0;
+            child.opens = false;
             child.lock_unsure = false;
             child.pinning = false;
             child.buffer = (0, 0);

@@ -7,7 +7,7 @@ use libc::{EINVAL, ENOENT, ENOMEM};
 
 use super::page::Flags;
 use super::{Model, Touched, Wanted};
-use crate::program::{Addr, Len, Track};
+use crate::program::{Addr, Len, Switch, Track};
 
 impl Model {
     /// The kind of userfaultfd of a process: the first registration decides.
@@ -17,6 +17,14 @@ impl Model {
             1 => Some(Track::Async),
             _ => Some(Track::Sigbus),
         }
+    }
+
+    /// UFFDIO_SET_MODE with UFFD_FEATURE_RWP_ASYNC. EINVAL: a kernel before 7.3.
+    pub(super) fn uffd_mode(&mut self, who: usize, on: Switch, got: i32) -> (Wanted, Touched) {
+        if got == 0 {
+            self.processes[who].opens = on == Switch::On;
+        }
+        (Wanted::OrAny(&[EINVAL]), Touched::default())
     }
 
     pub(super) fn uffd_register(

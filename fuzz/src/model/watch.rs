@@ -309,7 +309,7 @@ impl Model {
     pub(super) fn depends_on_presence(&self, who: usize, page: &Page) -> bool {
         self.processes[who].uffd == 2
             && (page.flags.any(Flags::MISSING.with(Flags::MINOR))
-                || page.flags.has(Flags::RWP) && !page.private_anon())
+                || page.flags.has(Flags::RWP) && !page.private_anon() && !self.processes[who].opens)
     }
 
     /// What a load or store to the page must do, when its entry of the page map is
@@ -335,7 +335,9 @@ impl Model {
         if settled || self.is_limited() {
             return effect;
         }
-        let closed = page.flags.has(Flags::RWP) || store && page.flags.has(Flags::TRACKED);
+        let opens = self.processes[process].opens;
+        let closed =
+            page.flags.has(Flags::RWP) && !opens || store && page.flags.has(Flags::TRACKED);
         let known = page.flags.has(Flags::FILE) || self.content(process, number).0 != 0;
         match (populated, page.private_anon()) {
             (true, _) if closed && protected => Effect::Bus,

@@ -135,6 +135,9 @@ ops! {
     UffdMove "uffd-move" { at: Addr, len: Len, to: Addr }
     /// UFFDIO_RWPROTECT: closes the pages that are there, or opens them again.
     UffdClose "uffd-close" { at: Addr, len: Len, on: Switch }
+    /// UFFDIO_SET_MODE of a userfaultfd of the kind `sigbus`: the kernel opens closed pages by
+    /// itself, or refuses again.
+    UffdMode "uffd-mode" { on: Switch }
     /// A system-wide event that may move or split pages, and changes nothing that a program sees.
     System "system" { pulse: Pulse }
     /// `process_vm_readv` or `process_vm_writev` of another process's pages.
@@ -247,6 +250,7 @@ impl Op {
             | Self::Knob { .. }
             | Self::Limit { .. }
             | Self::Unpin {}
+            | Self::UffdMode { .. }
             | Self::Fixed { .. }
             | Self::Fail { .. }
             | Self::ClearRefs { .. }

@@ -25,6 +25,7 @@ const WRITEPROTECT: u64 = 0xc018_aa06;
 const CONTINUE: u64 = 0xc020_aa07;
 const POISON: u64 = 0xc020_aa08;
 const RWPROTECT: u64 = 0xc018_aa09;
+const SET_MODE: u64 = 0x4010_aa0a;
 
 /// `UFFD_FEATURE_*` that every one has: WP, EVENT_REMAP, WP_UNPOPULATED.
 const BASE: u64 = 1 | 1 << 2 | 1 << 13;
@@ -95,6 +96,17 @@ impl Process {
     /// UFFDIO_RWPROTECT, or its end.
     pub fn uffd_close(&mut self, page: usize, count: usize, close: bool) {
         let result = self.uffd_call(RWPROTECT, page, count, &[u64::from(close)]);
+        self.need(result);
+    }
+
+    /// UFFDIO_SET_MODE: whether the kernel opens closed pages by itself.
+    pub fn uffd_mode(&mut self, opens: bool) {
+        let mut modes = if opens {
+            [RWP_ASYNC, 0]
+        } else {
+            [0, RWP_ASYNC]
+        };
+        let result = self.uffd_ioctl(SET_MODE, &mut modes);
         self.need(result);
     }
 
