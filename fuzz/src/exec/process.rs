@@ -344,6 +344,7 @@ pub fn name_of(op: &Op) -> String {
     match op {
         Op::Device { what, .. } => format!("device {}", what.name()),
         Op::Madvise { advice, .. } => format!("madvise {}", advice.name()),
+        Op::System { pulse } => format!("system {}", pulse.name()),
         Op::Mremap { how, .. } => format!("mremap {}", how.name()),
         op => op.name().to_owned(),
     }

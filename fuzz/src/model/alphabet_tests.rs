@@ -126,3 +126,17 @@ fn closed_pages_refuse_unless_the_kernel_opens_them() {
     let other = "p0 uffd-watch at=0.0 len=1 track=async kind=rwp\n";
     assert!(run(&format!("{BASE}{other}")).skips(&step("p0 uffd-mode on=on")));
 }
+
+#[test]
+fn who_asks_for_merging_keeps_its_protection_and_others_may_lose_it() {
+    let source = format!(
+        "{BASE}p0 madvise at=0.0 len=4 advice=mergeable\np0 uffd-register at=0.0 len=8 track=async\n\
+         p0 uffd-protect at=0.0 len=8\np0 fork child=p1\n"
+    );
+    let unsure = |who: &str| {
+        let model = run(&format!("{source}{who} system pulse=ksm\n"));
+        [0, 5].map(|page| model.pages(0)[page].flags.has(Flags::PROTECTED_UNSURE))
+    };
+    assert_eq!(unsure("p0"), [false, false]);
+    assert_eq!(unsure("p1"), [true, false]);
+}

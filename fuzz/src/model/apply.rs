@@ -3,7 +3,7 @@
 
 use super::page::Flags;
 use super::{Effect, Facts, Model, OBJECTS, Touched, Unexpected, Wanted, moves};
-use crate::program::{Advice, Clear, Op, PAGES, Step};
+use crate::program::{Advice, Clear, Op, PAGES, Pulse, Step};
 
 impl Model {
     /// Whether the step does nothing: its process is dead, or what it needs is
@@ -157,6 +157,7 @@ impl Model {
                 self.processes[who].injecting = true;
                 (Wanted::Exactly(0), Touched::default())
             }
+            Op::System { pulse: Pulse::Ksm } => self.merge(who),
             Op::System { .. } | Op::Verify {} => self.pulse(),
             Op::Poke { at, len, .. } => (self.poke(), Touched::range(at.page(), len.pages())),
             Op::Read { at, len } | Op::Write { at, len } | Op::Remote { at, len, .. } => {

@@ -26,6 +26,17 @@ impl Model {
         (Wanted::OrAny(REFUSALS), Touched::ALL)
     }
 
+    /// Passes of KSM. The entry of a merged page has no uffd-wp bit (`replace_page()` in mm/ksm.c, a
+    /// bug); whoever asked for the passes shows it, of others it is not reported once more.
+    pub(super) fn merge(&mut self, who: usize) -> (Wanted, Touched) {
+        for (other, process) in self.processes.iter_mut().enumerate() {
+            let merged = |page: &&mut Page| other != who && page.flags.has(Flags::MERGEABLE);
+            let pages = process.pages.iter_mut();
+            pages.filter(merged).for_each(Page::unsettle_protection);
+        }
+        self.pulse()
+    }
+
     /// Sizes of huge pages and what they are made of: from now on.
     pub(super) fn knob(&self) -> (Wanted, Touched) {
         (Wanted::OrAny(&[EINVAL, ENOENT]), Touched::default())
