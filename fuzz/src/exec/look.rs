@@ -41,7 +41,7 @@ impl Process<'_> {
     /// the page map does not tell (`clear_soft_dirty_pmd()` passes over them).
     pub(super) fn clear_refs(&mut self, what: Clear) -> Result<i32, Broken> {
         let tracking = what == Clear::SoftDirty;
-        let result = write_to("/proc/self/clear_refs", if tracking { "4" } else { "1" });
+        let result = write_to("/proc/self/clear_refs", what.number());
         let told = self.setup.features.soft_dirty && !self.setup.board.uses_devices();
         if result != 0 || !tracking || !told {
             return Ok(result);
