@@ -37,12 +37,14 @@ impl Category {
 const IDLE_WORDS: usize = 8;
 
 impl Process<'_> {
-    /// A write to `/proc/self/clear_refs`. No page is soft-dirty after that of soft-dirty bits; of pages on a device
-    /// the page map does not tell (`clear_soft_dirty_pmd()` passes over them).
+    /// A write to `/proc/self/clear_refs`. No page is soft-dirty after that of soft-dirty bits, but for pinned ones
+    /// and such on a device, which the kernel passes over (`clear_soft_dirty()`, `clear_soft_dirty_pmd()`).
     pub(super) fn clear_refs(&mut self, what: Clear) -> Result<i32, Broken> {
         let tracking = what == Clear::SoftDirty;
         let result = write_to("/proc/self/clear_refs", what.number());
-        let told = self.setup.features.soft_dirty && !self.setup.board.uses_devices();
+        let told = self.setup.features.soft_dirty
+            && !self.setup.board.uses_devices()
+            && !self.setup.board.model().has_pin(self.me);
         if result != 0 || !tracking || !told {
             return Ok(result);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::board::{Duty, STOP};
 use super::limit;
-use super::process::{self, Setup};
+use super::process::{self, Setup, name_of};
 use super::sys;
 use super::violation::{Oracle, Violation};
 use crate::program::PROCESSES;
@@ -113,35 +113,51 @@ fn reap_one(setup: &Setup) -> Reaped {
         return Reaped::Stopped;
     }
     let turn = board.turn();
-    let (step, doing) = doing(setup, turn);
+    let Doing { step, name, text } = Doing::now(setup, turn);
     board.report(&Violation {
         oracle: Oracle::Content,
         step,
-        title: format!(
-            "process died in {}",
-            doing.split_whitespace().nth(1).unwrap_or("its checks")
-        ),
-        detail: format!("p{process} ended with wait status {status:#x} during: {doing}"),
+        title: format!("process died in {name}"),
+        detail: format!("p{process} ended with wait status {status:#x} during: {text}"),
     });
     Reaped::Stopped
 }
 
-/// The step that has the turn, and its text.
-fn doing(setup: &Setup, turn: u32) -> (Option<usize>, String) {
-    let (index, what) = match setup.board.duty(turn) {
-        Duty::Step(index) => (index, "step"),
-        Duty::Plan(index) | Duty::Run(index) => (index, "racing block at"),
-        Duty::Look(index) => (index, "look behind racing block at"),
-        Duty::Check(_) => return (None, "the checks at the end".into()),
-    };
-    let text = setup
-        .board
-        .step(index)
-        .map_or(String::new(), |step| text::step(&step));
-    if what == "step" {
-        (Some(index), text)
-    } else {
-        (Some(index), format!("the race: {what} {text}"))
+/// What a process is at.
+struct Doing {
+    step: Option<usize>,
+    /// What it is called in titles.
+    name: String,
+    /// In full.
+    text: String,
+}
+
+impl Doing {
+    /// The step that has the turn.
+    fn now(setup: &Setup, turn: u32) -> Self {
+        let (index, what) = match setup.board.duty(turn) {
+            Duty::Step(index) => (index, None),
+            Duty::Plan(index) | Duty::Run(index) => (index, Some("racing block at")),
+            Duty::Look(index) => (index, Some("look behind racing block at")),
+            Duty::Check(_) => {
+                return Self {
+                    step: None,
+                    name: "checks".into(),
+                    text: "the checks at the end".into(),
+                };
+            }
+        };
+        let step = setup.board.step(index);
+        let text = step.map_or(String::new(), |step| text::step(&step));
+        let (name, text) = match (what, step) {
+            (Some(what), _) => ("race".into(), format!("the race: {what} {text}")),
+            (None, step) => (step.map_or("a step".into(), |step| name_of(&step.op)), text),
+        };
+        Self {
+            step: Some(index),
+            name,
+            text,
+        }
     }
 }
 
@@ -149,7 +165,7 @@ fn report_hang(setup: &Setup, turn: u32) {
     if turn == STOP {
         return;
     }
-    let (step, doing) = doing(setup, turn);
+    let doing = Doing::now(setup, turn);
     let wchan = match setup.board.duty(turn) {
         Duty::Run(_) => (0..PROCESSES)
             .map(|process| stacks(setup, process))
@@ -158,18 +174,12 @@ fn report_hang(setup: &Setup, turn: u32) {
     };
     setup.board.report(&Violation {
         oracle: Oracle::Liveness,
-        step,
-        title: format!(
-            "no end of {}",
-            doing
-                .split_whitespace()
-                .nth(1)
-                .unwrap_or("the checks")
-                .trim_end_matches(':')
-        ),
+        step: doing.step,
+        title: format!("no end of {}", doing.name),
         detail: format!(
-            "not done after {} s: {doing}\n{wchan}",
-            STEP_LIMIT.as_secs()
+            "not done after {} s: {}\n{wchan}",
+            STEP_LIMIT.as_secs(),
+            doing.text
         ),
     });
 }
