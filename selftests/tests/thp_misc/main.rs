@@ -6,6 +6,7 @@ mod deferred;
 mod dirty;
 mod fault;
 mod files;
+mod guards;
 mod hinting;
 mod holes;
 mod locked;
