@@ -47,8 +47,9 @@ impl Cover {
         }
     }
 
+    /// The cell of an address.
     #[inline]
-    fn cell(&self, pc: u64) -> usize {
+    pub fn cell(&self, pc: u64) -> usize {
         let offset = pc.wrapping_sub(self.text);
         if offset < TEXT_BYTES as u64 {
             return (offset / 4) as usize;

@@ -7,8 +7,9 @@
 //! New coverage only counts if a second run of the same program shows it too.
 
 pub mod plain;
+mod recall;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
@@ -26,6 +27,7 @@ use crate::mutate;
 use crate::outcomes;
 use crate::program::{Program, Target};
 use crate::text;
+use recall::Recall;
 
 /// Call sites that have a counter; the kernel's mm/ has about 47000.
 const COUNTERS: usize = 1 << 17;
@@ -67,10 +69,14 @@ struct Fuzzer {
     doubts: HashMap<usize, u8>,
     /// Where call sites are written down as they get a counter.
     pcs: Option<File>,
+    /// What inputs reached in this or another machine.
+    recall: Option<Recall>,
 }
 
 thread_local! {
     static FUZZER: RefCell<Option<Fuzzer>> = const { RefCell::new(None) };
+    /// Whether the next input is one that was just made; else it is one of the corpus.
+    static MADE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Starts the executor and tells libFuzzer of the counters. Ends the process
@@ -89,9 +95,11 @@ pub fn init(target: Target) {
     if !session.has_kcov() {
         eprintln!("hugeprobe: the kernel has no KCOV: fuzzing without coverage");
     }
+    let recall = Recall::wanted(COUNTERS).filter(|_| session.has_kcov());
     let fuzzer = Fuzzer {
         target,
         session,
+        recall,
         mailbox: Mailbox::find(),
         known: Known::load(),
         harm: Harm::wanted(),
@@ -133,6 +141,7 @@ pub fn run(data: &[u8]) -> bool {
 
 /// libFuzzer's custom mutator; the new size.
 pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: Target) -> usize {
+    MADE.set(true);
     let mut program = program_of(&data[..size], target);
     mutate::mutate(&mut program, &entropy(seed), target);
     one_at_a_time(&mut program);
@@ -141,6 +150,7 @@ pub fn mutate(data: &mut [u8], size: usize, max_size: usize, seed: u32, target: 
 
 /// libFuzzer's custom crossover; the new size.
 pub fn cross(a: &[u8], b: &[u8], out: &mut [u8], seed: u32, target: Target) -> usize {
+    MADE.set(true);
     let (a, b) = (program_of(a, target), program_of(b, target));
     let program = mutate::cross(&a, &b, &entropy(seed));
     let limit = out.len();
@@ -190,12 +200,16 @@ fn entropy(seed: u32) -> [u8; 256] {
 
 impl Fuzzer {
     fn run(&mut self, data: &[u8]) -> bool {
+        let made = MADE.replace(false);
         let program = program_of(data, self.target);
         if program.steps.is_empty() {
             return true;
         }
         if self.known.avoids(&program) {
             return false;
+        }
+        if !made && self.remember(data) {
+            return true;
         }
         let first = self.once(&program);
         let mut fresh: Vec<usize> = first
@@ -214,6 +228,7 @@ impl Fuzzer {
             second
         };
         let mut reached = String::new();
+        let mut kept = false;
         for (cell, pc, count) in &repeated {
             if ran_twice
                 && self.counter_of[*cell] == 0
@@ -226,7 +241,15 @@ impl Fuzzer {
             if let Some(index) = (self.counter_of[*cell] as usize).checked_sub(1) {
                 // SAFETY: index < COUNTERS; libFuzzer reads the table between runs only.
                 unsafe { (&raw mut COUNTS).cast::<u8>().add(index).write(*count) };
+                kept |= self.is_new(index, *count);
             }
+        }
+        if let Some(recall) = self.recall.as_ref().filter(|_| kept) {
+            // what has no counter came by chance
+            let counted = repeated
+                .iter()
+                .filter(|(cell, ..)| self.counter_of[*cell] != 0);
+            recall.keep(data, counted.map(|(_, pc, count)| (*pc, *count)));
         }
         if let Some(file) = self.pcs.as_mut().filter(|_| !reached.is_empty()) {
             // What is lost here is missing in a report, and nowhere else.
@@ -240,6 +263,31 @@ impl Fuzzer {
             );
         }
         true
+    }
+
+    /// Counts what the input reached when it ran before, if that is known, instead of running it.
+    fn remember(&mut self, data: &[u8]) -> bool {
+        let Some(reached) = self.recall.as_ref().and_then(|recall| recall.find(data)) else {
+            return false;
+        };
+        for (pc, count) in reached {
+            let cell = self.session.cover().cell(pc);
+            if self.counter_of[cell] == 0 && self.used < COUNTERS {
+                self.assign(cell, pc);
+            }
+            if let Some(index) = (self.counter_of[cell] as usize).checked_sub(1) {
+                // SAFETY: index < COUNTERS; libFuzzer reads the table between runs only.
+                unsafe { (&raw mut COUNTS).cast::<u8>().add(index).write(count) };
+                self.is_new(index, count);
+            }
+        }
+        true
+    }
+
+    fn is_new(&mut self, counter: usize, count: u8) -> bool {
+        self.recall
+            .as_mut()
+            .is_some_and(|recall| recall.is_new(counter, count))
     }
 
     /// Whether a call site was new so often without a second run that reached it

@@ -75,10 +75,15 @@ impl std::fmt::Display for Tries {
     }
 }
 
+/// What programs of the corpus reached, for the machines of one run of a campaign.
+pub const SIGNALS: &str = "scratch/signals";
+
 impl Store {
     /// Opens a folder, which is made if need be.
     pub fn open(folder: &Path) -> anyhow::Result<Self> {
-        for part in ["corpus", "crashes", "scratch"] {
+        // those of another run may be of another kernel
+        let _ = fs::remove_dir_all(folder.join(SIGNALS));
+        for part in ["corpus", "crashes", SIGNALS] {
             fs::create_dir_all(folder.join(part)).context("choose another folder with --output")?;
         }
         let folder = fs::canonicalize(folder)?;

@@ -19,7 +19,7 @@ use super::known::KnownBug;
 use super::lab::{CONSOLE, Lab};
 use super::lines::{self, Counts, Line};
 use super::shared;
-use super::store::Store;
+use super::store::{SIGNALS, Store};
 use crate::cli::Harm;
 
 /// Machines in a row that may end before their fuzzer has run a program.
@@ -237,6 +237,10 @@ impl Worker<'_> {
                 self.store.pcs_of(self.number).display().to_string(),
             ),
         ];
+        env.push((
+            "HUGEPROBE_SIGNALS".to_owned(),
+            self.store.path(SIGNALS).display().to_string(),
+        ));
         if let Some(template) = &self.lab.machine.template {
             let (file, offset) = template.shared_memory();
             let place = format!("{file}@{offset:#x}");
