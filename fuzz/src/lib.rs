@@ -31,6 +31,7 @@ pub mod model;
 pub mod mutate;
 pub mod outcomes;
 pub mod program;
+pub mod recall;
 pub mod reduce;
 pub mod signal;
 pub mod text;

@@ -7,7 +7,6 @@
 //! New coverage only counts if a second run of the same program shows it too.
 
 pub mod plain;
-mod recall;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -26,8 +25,8 @@ use crate::mailbox::Mailbox;
 use crate::mutate;
 use crate::outcomes;
 use crate::program::{Program, Target};
+use crate::recall::Recall;
 use crate::text;
-use recall::Recall;
 
 /// Call sites that have a counter; the kernel's mm/ has about 47000.
 const COUNTERS: usize = 1 << 17;
