@@ -76,7 +76,7 @@ fn step(p: &mut Process, number: usize) {
         }
         // p0 device mirror=a what=read at=0.16 len=33
         4 => {
-            p.device_load(0, 16, 33);
+            p.device_load(0, 16, 33, false);
             p.seen(0, 16, 17, 0x21108010, 0x100001, 0);
             p.seen(17, 33, 16, 0x2208021, 0x100001, 0);
             p.look(0, 33, 0x20108000, 0x100001, 18);

@@ -158,7 +158,7 @@ impl Thinker<'_> {
         let who = step.process.index();
         let seen = |run: &Run| Call::of_run("seen", &[run.page - at.page()], run);
         match what {
-            Device::ToDev | Device::ToDevFail | Device::Read => {
+            Device::ToDev | Device::ToDevFail | Device::Read | Device::ReadUnlocked => {
                 let readable = |page: &usize| self.model.effect(who, *page, false) == Effect::Done;
                 let pages: Vec<usize> = range(at, len).filter(readable).collect();
                 let returned = runs(

@@ -292,7 +292,10 @@ fn device(entry: &Entry, mirror: Mirror, what: Device, (at, len): (Addr, Len)) -
         Device::Snapshot => command("4 /* SNAPSHOT */", 0),
         Device::Release => command("7 /* RELEASE */", 0),
         Device::Close => format!("close_mirror({which});"),
-        Device::Read => format!("device_load({which}, {page}, {count});"),
+        Device::Read => format!("device_load({which}, 0 /* READ */, {page}, {count});"),
+        Device::ReadUnlocked => {
+            format!("device_load({which}, 9 /* READ_UNLOCKED */, {page}, {count});")
+        }
         Device::Exclusive => format!("device_exclusive({which}, {page}, {count});"),
         Device::CheckExclusive => {
             let may = u8::from(entry.exclusive);

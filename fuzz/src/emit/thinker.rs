@@ -190,15 +190,18 @@ impl<'a> Thinker<'a> {
         let long = cut(at, len) > MAX_ACCESSED;
         let denied = |store| !self.model.all_done(who, at, len, store);
         match what {
-            Device::Read | Device::Write | Device::Exclusive if long => {
+            Device::Read | Device::ReadUnlocked | Device::Write | Device::Exclusive if long => {
                 Some("the device gets at most 64 pages")
             }
-            Device::Read if denied(false) => Some("the device may not load there"),
+            Device::Read | Device::ReadUnlocked if denied(false) => {
+                Some("the device may not load there")
+            }
             Device::Write if denied(true) => Some("the device may not store there"),
             Device::Release | Device::Close if !self.model.nothing_held() => {
                 Some("the driver would wait for pages that are held")
             }
             Device::Read
+            | Device::ReadUnlocked
             | Device::Write
             | Device::Exclusive
             | Device::Release

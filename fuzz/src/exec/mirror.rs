@@ -19,6 +19,7 @@ use crate::model::page::{Flags, WORDS, word};
 use crate::program::{Addr, Device, Len, Mirror, PAGE, PAGES};
 
 const READ: u64 = 0;
+const READ_UNLOCKED: u64 = 9;
 const WRITE: u64 = 1;
 const TO_DEV: u64 = 2;
 const TO_SYS: u64 = 3;
@@ -222,15 +223,15 @@ impl Process<'_> {
                     Ok(result)
                 }
             }
-            Device::Read | Device::Write => {
+            Device::Read | Device::ReadUnlocked | Device::Write => {
                 let store = what == Device::Write;
                 if pages > 64 || !model.all_done(me, at, len, store) || has_local(file, at, pages) {
                     return Ok(libc::EAGAIN);
                 }
-                if store {
-                    self.device_store(mirror, at, pages, buffer)
-                } else {
-                    self.device_load(mirror, at, pages, buffer)
+                match what {
+                    Device::Write => self.device_store(mirror, at, pages, buffer),
+                    Device::Read => self.device_load(mirror, READ, at, pages, buffer),
+                    _ => self.device_load(mirror, READ_UNLOCKED, at, pages, buffer),
                 }
             }
             Device::CheckExclusive => Ok(request(file, CHECK_EXCLUSIVE, at, pages, buffer)),
@@ -262,12 +263,14 @@ impl Process<'_> {
             Device::ToSysFail => (TO_SYS, true),
             Device::Snapshot => (SNAPSHOT, false),
             Device::Read => (READ, false),
+            Device::ReadUnlocked => (READ_UNLOCKED, false),
             Device::Write => (WRITE, false),
             Device::Exclusive => (EXCLUSIVE, false),
             Device::CheckExclusive => (CHECK_EXCLUSIVE, false),
             Device::Release | Device::Close => return,
         };
-        if matches!(number, READ | WRITE | EXCLUSIVE) && has_local(file, at, pages) {
+        if matches!(number, READ | READ_UNLOCKED | WRITE | EXCLUSIVE) && has_local(file, at, pages)
+        {
             return;
         }
         if fail {
@@ -282,6 +285,7 @@ impl Process<'_> {
     fn device_load(
         &mut self,
         mirror: Mirror,
+        how: u64,
         at: Addr,
         pages: usize,
         buffer: &mut [u8],
@@ -289,7 +293,7 @@ impl Process<'_> {
         let Ok(file) = self.mirrors.file(mirror) else {
             return Ok(libc::ENODEV);
         };
-        let result = request(file, READ, at, pages, buffer);
+        let result = request(file, how, at, pages, buffer);
         if result == 0 {
             self.check_pages(at, pages, buffer)?;
         }

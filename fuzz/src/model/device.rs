@@ -35,6 +35,8 @@ impl Model {
             // an error of a page is one of the whole look (hmm_vma_handle_pte())
             Device::Snapshot if poison => &[ENODEV, EBUSY, EFAULT],
             Device::Snapshot => &[ENODEV, EBUSY],
+            // a driver without it answers with EINVAL
+            Device::ReadUnlocked => &[ENODEV, EAGAIN, EBUSY, EINVAL],
             Device::Read | Device::Write => &[ENODEV, EAGAIN, EBUSY],
             Device::CheckExclusive => return (self.check_exclusive(who, at, len), touched),
             Device::Release | Device::Close => {

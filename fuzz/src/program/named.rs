@@ -209,6 +209,8 @@ choices! {
         ToSysFail "to-sys-fail" 1,
         /// The device loads.
         Read "read" 2,
+        /// The same, where whoever faults a page in may let go of the mmap lock (from 7.3).
+        ReadUnlocked "read-unlocked" 1,
         /// The device stores.
         Write "write" 3,
         /// The device looks at the page table.

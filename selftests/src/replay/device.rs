@@ -17,6 +17,7 @@ use crate::hmm::{PageState, Place};
 use crate::mapping::PAGE;
 
 const READ: u64 = 0xc028_4800;
+const READ_UNLOCKED: u64 = 0xc028_4809;
 const WRITE: u64 = 0xc028_4801;
 const TO_DEV: u64 = 0xc028_4802;
 const TO_SYS: u64 = 0xc028_4803;
@@ -100,11 +101,12 @@ impl Process {
         self.failed = false;
     }
 
-    /// The device loads, if none of the pages is in its memory.
-    pub fn device_load(&mut self, device: usize, page: usize, count: usize) {
+    /// The device loads, if none of the pages is in its memory; `unlocked` by READ_UNLOCKED.
+    pub fn device_load(&mut self, device: usize, page: usize, count: usize, unlocked: bool) {
+        let command = if unlocked { READ_UNLOCKED } else { READ };
         let result = self
             .reachable(device, page, count)
-            .and_then(|()| self.command(device, READ, page, count));
+            .and_then(|()| self.command(device, command, page, count));
         self.say(result);
     }
 
