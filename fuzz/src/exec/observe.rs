@@ -4,6 +4,7 @@
 //! violation; the rest becomes the state of the model.
 
 mod areas;
+mod bits;
 
 use areas::areas;
 
@@ -110,11 +111,14 @@ impl<'a, 'b> Observer<'a, 'b> {
             object: if shared { self.object(number) } else { 0 },
         };
         if shared {
-            self.shared_content(number, &page)?;
+            self.shared_content(number, &mut page)?;
         } else {
-            page.value = self.private_content(number, &page, entry)?;
+            page.value = self.private_content(number, &mut page, entry)?;
         }
         page.flags.set(self.history_bits(number, &page, entry)?);
+        if page.flags.has(Flags::PROTECTED) {
+            page.protect();
+        }
         self.process.setup.board.model().settle(me, number, page);
         Ok(())
     }
@@ -158,34 +162,6 @@ impl<'a, 'b> Observer<'a, 'b> {
         Err((Oracle::Permission, what.into(), detail))
     }
 
-    /// Bits of the page map, which must be possible.
-    fn bits(&self, number: usize, entry: u64) -> Result<Flags, Broken> {
-        let possible = self.process.setup.rally.plan().pages[self.process.me][number];
-        let mut found = Flags(0);
-        let known = self.process.setup.features.guard;
-        for (flag, mask, known) in [
-            (Flags::GUARD, bit::GUARD, known),
-            (Flags::PROTECTED, bit::UFFD_WP, true),
-        ] {
-            let set = entry & mask != 0;
-            let possible = if set { possible.set } else { possible.clear };
-            let unsure = flag == Flags::PROTECTED && possible.has(Flags::PROTECTED_UNSURE);
-            if known && !possible.has(flag) && !unsure {
-                let what = match (flag, set) {
-                    (Flags::GUARD, true) => "guard marker appeared",
-                    (Flags::GUARD, false) => "guard marker lost",
-                    (_, true) => "uffd-wp appeared",
-                    (_, false) => "uffd-wp lost",
-                };
-                return Err(self.wrong(number, Oracle::Bits, what, entry));
-            }
-            if set {
-                found.set(flag);
-            }
-        }
-        Ok(found)
-    }
-
     /// The object of a shared page: those do not move in a block.
     fn object(&self, number: usize) -> u16 {
         let before = self.process.setup.rally.before();
@@ -207,7 +183,7 @@ impl<'a, 'b> Observer<'a, 'b> {
         carried.find(mine).map(|step| step.process.index())
     }
 
-    fn shared_content(&mut self, number: usize, page: &Page) -> Result<(), Broken> {
+    fn shared_content(&mut self, number: usize, page: &mut Page) -> Result<(), Broken> {
         let setup = self.process.setup;
         let guarded = page.flags.has(Flags::GUARD);
         if guarded || !setup.rally.settles(page.object, page.offset) {
@@ -227,7 +203,12 @@ impl<'a, 'b> Observer<'a, 'b> {
         Ok(())
     }
 
-    fn private_content(&mut self, number: usize, page: &Page, entry: u64) -> Result<u64, Broken> {
+    fn private_content(
+        &mut self,
+        number: usize,
+        page: &mut Page,
+        entry: u64,
+    ) -> Result<u64, Broken> {
         let file = page.flags.has(Flags::FILE);
         let empty = if file { file_stamp(page.offset) } else { 0 };
         if page.flags.has(Flags::GUARD)
@@ -280,11 +261,11 @@ impl<'a, 'b> Observer<'a, 'b> {
     }
 
     /// Checks the words; the stamp that the page has. Words of several stores that
-    /// ran at once are replaced by those of a new one.
+    /// ran at once are replaced by those of a new one, which ends the page's write protection.
     fn settled_stamp(
         &mut self,
         number: usize,
-        page: &Page,
+        page: &mut Page,
         words: &[u64; 4],
     ) -> Result<u64, Broken> {
         self.check_words(number, words)?;
@@ -295,6 +276,7 @@ impl<'a, 'b> Observer<'a, 'b> {
         let board = self.process.setup.board;
         let stamp = board.model().next_stamp(self.process.me, number);
         if page.flags.has(Flags::WRITE) && store_words(number, stamp).is_ok() {
+            page.flags.clear(Flags::PROTECTED);
             return Ok(stamp);
         }
         let closed = if page.flags.has(Flags::READ) {
@@ -303,6 +285,7 @@ impl<'a, 'b> Observer<'a, 'b> {
             Prot::None
         };
         let stored = opened(number, Prot::Write, closed, || store_words(number, stamp));
+        page.flags.clear(Flags::PROTECTED);
         if !matches!(stored, Some(Ok(()))) {
             // content that the model cannot tell: the program ends here
             board.stop();

@@ -8,9 +8,11 @@
 //! may contain depends on when stores were done; see `history`.
 
 mod admit;
+mod possible;
 
 use admit::changes;
 pub use admit::{controls, refuses};
+pub use possible::Possible;
 
 use super::page::{Flags, Page};
 use super::{Model, OBJECTS};
@@ -18,66 +20,6 @@ use crate::program::{
     Access, Addr, Advice, Backing, Len, MAX_STEPS, Move, Op, PAGES, PROCESSES, Prot, Step,
 };
 
-/// What one page may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Possible {
-    /// Attributes that it may have.
-    pub set: Flags,
-    /// Attributes that it may lack while it is mapped.
-    pub clear: Flags,
-    /// Something may be mapped.
-    pub there: bool,
-    /// Nothing may be mapped.
-    pub gone: bool,
-    /// It may have lost its content.
-    pub emptied: bool,
-    /// An operation of the block may change it.
-    pub touched: bool,
-}
-
-impl Possible {
-    fn of(page: &Page) -> Self {
-        let mapped = page.flags.has(Flags::MAPPED);
-        Self {
-            set: page.flags,
-            clear: if mapped {
-                Flags(!page.flags.0)
-            } else {
-                Flags(0)
-            },
-            there: mapped,
-            gone: !mapped,
-            ..Self::default()
-        }
-    }
-
-    fn may_set(&mut self, flags: Flags) {
-        self.set.set(flags);
-    }
-
-    fn may_clear(&mut self, flags: Flags) {
-        self.clear.set(flags);
-    }
-
-    fn empty(&mut self) {
-        self.emptied = true;
-        self.may_clear(OF_CONTENT);
-    }
-
-    /// Whether it may be as `flags` say, which are those of a mapped page.
-    pub fn allows(&self, flags: Flags, among: Flags) -> bool {
-        let (set, clear) = (flags.0 & among.0, !flags.0 & among.0);
-        self.there && set & !self.set.0 == 0 && clear & !self.clear.0 == 0
-    }
-}
-
-/// What goes with the content of a page.
-const OF_CONTENT: Flags = Flags::LAZY
-    .with(Flags::DIRTY)
-    .with(Flags::PINNED)
-    .with(Flags::PROTECTED)
-    .with(Flags::PROTECTED_UNSURE);
 const WP: Flags = Flags::PROTECTED.with(Flags::PROTECTED_UNSURE);
 const ACCESS: Flags = Flags::READ.with(Flags::WRITE);
 
@@ -340,6 +282,10 @@ fn apply(page: &mut Possible, op: &Op) {
             let flags = prot_flags(prot);
             page.may_set(flags);
             page.may_clear(Flags(ACCESS.0 & !flags.0));
+            // locked memory is populated, which acts as a store
+            if prot == Prot::Write && page.set.has(Flags::LOCKED) {
+                page.may_clear(WP);
+            }
         }
         Op::Madvise { advice, .. } => advise(page, advice),
         Op::Mlock { .. } => {
@@ -352,9 +298,8 @@ fn apply(page: &mut Possible, op: &Op) {
         Op::Pin { .. } | Op::UffdUnprotect { .. } => page.may_clear(WP),
         Op::UffdRegister { .. } => page.may_set(Flags::TRACKED),
         Op::UffdUnregister { .. } => page.may_clear(WP.with(Flags::TRACKED)),
-        Op::UffdProtect { .. } | Op::ScanProtect { .. } if page.set.has(Flags::TRACKED) => {
-            page.may_set(WP);
-        }
+        Op::UffdProtect { .. } if page.set.has(Flags::TRACKED) => page.may_set(Flags::PROTECTED),
+        Op::ScanProtect { .. } if page.set.has(Flags::TRACKED) => page.may_set(WP),
         _ => {}
     }
 }

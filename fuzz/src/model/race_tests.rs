@@ -8,7 +8,7 @@ use super::apply::Assumed;
 use super::content::Block;
 use super::history::{History, race_stamp, thread};
 use super::page::{Flags, word};
-use super::race::Race;
+use super::race::{Possible, Race};
 use super::*;
 use crate::decode;
 use crate::program::{Access, Op, Program, Schedule, Step, Target};
@@ -164,10 +164,15 @@ impl Case {
                 if !possible.allows(page.flags, COMPARED) {
                     return wrong("flags");
                 }
-                if page.flags.has(Flags::LAZY) && !possible.set.has(Flags::LAZY)
-                    || page.flags.has(Flags::PROTECTED) && !possible.set.has(Flags::PROTECTED)
-                {
+                if page.flags.has(Flags::LAZY) && !possible.set.has(Flags::LAZY) {
                     return wrong("set");
+                }
+                let protected = page.flags.has(Flags::PROTECTED);
+                let either = page.flags.has(Flags::PROTECTED_UNSURE);
+                if !possible.allows_protection(protected)
+                    || either && !possible.allows_protection(!protected)
+                {
+                    return wrong("protection");
                 }
                 let (stamp, or_zero) = after.content(who, number);
                 let content = block.content((who, number));
@@ -314,6 +319,49 @@ fn a_read_only_page_does_not_become_writable() {
         case.complaint(&after)
             .is_some_and(|what| what.starts_with("flags"))
     );
+}
+
+#[test]
+fn a_page_that_nothing_unprotects_stays_protected() {
+    let lost = |race: &str| {
+        let case = case(&format!(
+            "p0 mmap at=0.0 len=4 prot=rw backing=anon\np0 write at=0.0 len=4\n\
+             p0 uffd-register at=0.0 len=4 track=async\np0 uffd-protect at=0.0 len=4\n{race}\n"
+        ));
+        let steps: Vec<usize> = case.steps().iter().map(|(index, _)| *index).collect();
+        let mut after = case.run(&steps);
+        assert_eq!(case.complaint(&after), None);
+        let pages = &mut after.processes[0].pages;
+        let page = pages.iter_mut().find(|page| page.flags.has(Flags::MAPPED));
+        page.unwrap().flags.clear(Flags::PROTECTED);
+        let found = case.complaint(&after);
+        found.is_some_and(|what| what.starts_with("protection"))
+    };
+    let reads = "p0 uffd-protect at=0.0 len=1 lane=0\np0 mprotect at=0.0 len=4 prot=r lane=1";
+    assert!(lost(reads));
+    let moves = "p0 mremap at=0.0 len=4 to=2.0 new=4 how=fixed lane=0\np0 read at=0.0 len=1 lane=1";
+    assert!(lost(moves));
+    let write = "p0 write at=0.0 len=1 lane=0\np0 mprotect at=0.0 len=4 prot=r lane=1";
+    assert!(!lost(write));
+    let locks = "p0 mlock-onfault at=0.0 len=4 lane=0\np0 mprotect at=0.0 len=4 prot=rw lane=1";
+    assert!(!lost(locks));
+    let scan = "p0 madvise at=0.0 len=4 advice=free lane=0\np0 uffd-protect at=0.0 len=4 lane=1";
+    assert!(!lost(scan));
+}
+
+#[test]
+fn protection_that_may_go_without_a_step_is_not_missed() {
+    let page = |flags: Flags| Possible {
+        set: flags,
+        clear: Flags(!flags.0),
+        there: true,
+        ..Possible::default()
+    };
+    assert!(!page(Flags::PROTECTED).allows_protection(false));
+    for other in [Flags::LAZY, Flags::GUARD, Flags::MERGEABLE] {
+        assert!(page(Flags::PROTECTED.with(other)).allows_protection(false));
+        assert!(!page(other).allows_protection(true));
+    }
 }
 
 #[test]
