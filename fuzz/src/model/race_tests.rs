@@ -158,7 +158,7 @@ impl Case {
                     continue;
                 }
                 let change = page.flags.0 ^ self.before.pages(who)[number].flags.0;
-                if !possible.touched && change & !Flags::PINNED.0 != 0 {
+                if !possible.touched && change & !Flags::PINNED.with(Flags::MOVED).0 != 0 {
                     return wrong("not touched");
                 }
                 if !possible.allows(page.flags, COMPARED) {
