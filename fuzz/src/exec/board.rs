@@ -199,6 +199,12 @@ impl Board {
         self.any(|op| *op == Op::System { pulse })
     }
 
+    /// Whether the program pins pages. When the last pin of a folio ends is not known to it: io_uring gives buffers up
+    /// behind its back.
+    pub fn pins(&self) -> bool {
+        self.any(|op| matches!(op, Op::Pin { .. } | Op::Buffer { .. }))
+    }
+
     /// Whether the program limits the memory of its processes.
     pub fn limits(&self) -> bool {
         self.any(|op| matches!(op, Op::Limit { .. }))

@@ -44,7 +44,7 @@ impl Process<'_> {
         let result = write_to("/proc/self/clear_refs", what.number());
         let told = self.setup.features.soft_dirty
             && !self.setup.board.uses_devices()
-            && !self.setup.board.model().has_pin(self.me);
+            && !self.setup.board.pins();
         if result != 0 || !tracking || !told {
             return Ok(result);
         }
