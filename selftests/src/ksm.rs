@@ -12,6 +12,9 @@ const FOLDER: &str = "/sys/kernel/mm/ksm";
 const PASSES: u64 = 3;
 /// A scan that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A pass over what a few processes have takes less than this. Where no memory is registered any more no pass begins
+/// (`ksmd_should_run()`), and nothing tells.
+const PASS: Duration = Duration::from_millis(150);
 
 /// Lets KSM go over all memory that is registered for it, and rest again.
 ///
@@ -29,8 +32,13 @@ pub fn passes() -> Result<(), Errno> {
     let before = full_scans()?;
     run("1")?;
     let start = Instant::now();
+    let (mut done, mut since) = (0, start);
     let mut result = Ok(());
-    while full_scans()? < before + PASSES {
+    while done < PASSES && since.elapsed() < PASS {
+        let now = full_scans()? - before;
+        if now != done {
+            (done, since) = (now, Instant::now());
+        }
         if start.elapsed() > PATIENCE {
             result = Err(Errno::EAGAIN);
             break;

@@ -38,6 +38,8 @@ impl Process<'_> {
                 let request = format!("{},{start:#x},{end:#x},{order}", std::process::id());
                 write_to("/sys/kernel/debug/split_huge_pages", &request)
             }
+            // no pass begins where nothing may merge, and waiting for one costs as much as ten programs
+            Pulse::Ksm if !self.setup.board.model().may_merge() => 0,
             Pulse::Ksm => ksm::passes().map_or_else(|errno| errno as i32, |()| 0),
             Pulse::Khugepaged => khugepaged_pass(),
             Pulse::Reclaim => write_to(&format!("{CGROUP}/memory.reclaim"), RECLAIM),

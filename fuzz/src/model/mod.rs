@@ -198,6 +198,13 @@ impl Model {
         self.processes[process].alive
     }
 
+    /// Whether any process has memory that KSM may merge.
+    pub fn may_merge(&self) -> bool {
+        let may = |page: &Page| page.flags.has(Flags::MAPPED.with(Flags::MERGEABLE));
+        let mut alive = self.processes.iter().filter(|process| process.alive);
+        alive.any(|process| process.pages.iter().any(may))
+    }
+
     /// Whether the process holds a pin.
     pub fn has_pin(&self, process: usize) -> bool {
         self.processes[process].pinning

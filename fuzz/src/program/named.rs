@@ -245,7 +245,7 @@ choices! {
         /// `swapoff` and `swapon`.
         Swapoff "swapoff" 1,
         /// NUMA balancing closes the memory of the process, so that the next access tells who uses it.
-        Numa "numa" 3,
+        Numa "numa" 1,
     }
 }
 
